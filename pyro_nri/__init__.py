@@ -1,0 +1,1 @@
+"""Posterior inference over interaction structures from trajectories."""
