@@ -1,0 +1,54 @@
+"""Constants between raw and scaled units: fitted once on the training scenes, kept in the model file."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nri.scenes.scenes import Scenes
+
+
+class Scaling(NamedTuple):
+    """``scaled = (raw - offset) / scale``; both float64 ``[D]``."""
+
+    offset: Tensor
+    scale: Tensor
+
+
+def state_groups(state_names: tuple[str, ...]) -> list[list[int]]:
+    """State variables that share one scale: all positions together, all their velocities together, others alone.
+
+    A velocity is a name ``v`` + the name of another state variable.
+
+    >>> state_groups(("x", "y", "vx", "vy"))
+    [[0, 1], [2, 3]]
+    """
+    velocities = [d for d, name in enumerate(state_names) if name.startswith("v") and name[1:] in state_names]
+    positions = [d for d, name in enumerate(state_names) if f"v{name}" in state_names]
+    others = [[d] for d in range(len(state_names)) if d not in velocities + positions]
+    return [group for group in (positions, velocities) if group] + others
+
+
+def fit_scaling(scenes: Scenes) -> Scaling:
+    """Min-max constants that bring the observed states to [-1, 1], one pair for each group of state variables.
+
+    NRI's scaling: one minimum and maximum of the positions (all axes together) and one of the velocities.
+    """
+    observed = scenes.trajectory[scenes.observation_mask].double()  # [R, D]
+    low, high = observed.min(0).values, observed.max(0).values
+    for group in state_groups(scenes.state_names):
+        low[group], high[group] = low[group].min(), high[group].max()
+    scale = (high - low) / 2
+    return Scaling((high + low) / 2, torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+
+def fit_change_scale(scenes: Scenes) -> Tensor:
+    """Root mean square of the frame-to-frame change of each group of state variables, raw units, float64 ``[D]``."""
+    change = (scenes.trajectory[:, 1:] - scenes.trajectory[:, :-1]).double()
+    change = change[scenes.transition_mask]  # [R, D]
+    if len(change) == 0:
+        raise ValueError("no transition is fully observed, at least one is needed to fit scales")
+    square = change.square().mean(0)
+    for group in state_groups(scenes.state_names):
+        square[group] = square[group].mean()
+    return torch.where(square > 0, square.sqrt(), torch.ones_like(square))

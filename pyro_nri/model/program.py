@@ -1,0 +1,314 @@
+"""The Pyro program of a batch of scenes, and its tensor twin."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_nri.dynamics.dynamics import AbstractDynamics
+from pyro_nri.dynamics.rollout import rollout
+from pyro_nri.dynamics.scaling import Scaling, fit_change_scale, fit_scaling
+from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.priors import AbstractPrior, StructureDistribution
+from pyro_nri.model.receivers import AbstractLikelihood, MessageCache, ReceiverTable, num_codes, receiver_table
+from pyro_nri.model.trajectory import Trajectory
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+
+#: Receivers with more codes than this are evaluated move by move instead of all at once.
+MAX_TABLE_CODES = 4096
+
+
+class SceneModel(PyroModule):
+    """Structure, hidden state and trajectory of a batch of scenes as a Pyro program.
+
+    Sites: ``edge_type`` long ``[G, E]``; ``hidden_state`` ``[B, N_hidden, D]`` in scaled units (absent when nothing is
+    hidden); ``trajectory`` ``[B, T - 1, N, D]`` in raw units. The modules are parameters: point-estimated by training, so
+    every posterior is given the learned modules.
+
+    Args:
+        dynamics: edge and node modules.
+        noise: noise of one prediction.
+        prior: prior over structures.
+        horizon: H, frames between two restarts from the observed state.
+        num_hidden: number of hidden entities, numbered after the observed ones.
+        state_names: D names of the state variables the model was made for.
+
+    Raises:
+        ValueError: K or D differ between the parts, or a count is out of range.
+
+    Example:
+        >>> from pyro_nri.dynamics.message_passing import MessagePassing
+        >>> from pyro_nri.model.noise import NormalNoise
+        >>> from pyro_nri.model.priors import IndependentPrior
+        >>> dynamics = MessagePassing(2, 4, generator=torch.Generator().manual_seed(0))
+        >>> model = SceneModel(dynamics, NormalNoise(4), IndependentPrior(2))
+        >>> scenes = Scenes.from_arrays(torch.zeros(3, 5, 4, 4))
+        >>> trace = pyro.poutine.trace(model).get_trace(scenes)
+        >>> trace.nodes["edge_type"]["value"].shape
+        torch.Size([3, 12])
+    """
+
+    def __init__(
+        self,
+        dynamics: AbstractDynamics,
+        noise: AbstractNoise,
+        prior: AbstractPrior,
+        *,
+        horizon: int = 1,
+        num_hidden: int = 0,
+        state_names: tuple[str, ...] = ("x", "y", "vx", "vy"),
+    ) -> None:
+        super().__init__()
+        if dynamics.num_edge_types != prior.num_edge_types:
+            raise ValueError(
+                f"prior has {prior.num_edge_types} edge types, dynamics has {dynamics.num_edge_types}: they must agree"
+            )
+        if len(state_names) != dynamics.state_size:
+            raise ValueError(f"state_names must have {dynamics.state_size} entries, found {len(state_names)}")
+        if horizon < 1:
+            raise ValueError(f"horizon must be at least 1, found {horizon}")
+        if num_hidden < 0:
+            raise ValueError(f"num_hidden must be 0 or more, found {num_hidden}")
+        self.dynamics = dynamics
+        self.noise = noise
+        self.prior = prior
+        self.horizon = horizon
+        self.num_hidden = num_hidden
+        self.state_names = state_names
+        self.register_buffer("score_offset", torch.zeros(len(state_names)))
+        self.register_buffer("score_scale", torch.ones(len(state_names)))
+        self.score_offset: Tensor
+        self.score_scale: Tensor
+
+    @property
+    def num_edge_types(self) -> int:
+        """K."""
+        return int(self.dynamics.num_edge_types)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating point type of the modules."""
+        return self.score_scale.dtype
+
+    @property
+    def scaling(self) -> Scaling:
+        """Constants of scaled units, fitted on training scenes, ``[D]`` each."""
+        return Scaling(self.score_offset, self.score_scale)
+
+    def fit_scaling(self, scenes: Scenes) -> None:
+        """Set all constants between raw and scaled units from training scenes."""
+        offset, scale = fit_scaling(scenes)
+        self.score_offset.copy_(offset)
+        self.score_scale.copy_(scale)
+        self.noise.fit_scaling(fit_change_scale(scenes))
+        if hasattr(self.dynamics, "fit_scaling"):
+            self.dynamics.fit_scaling(scenes)
+
+    def prepare(self, scenes: Scenes) -> Scenes:
+        """Scenes with floats in the dtype and on the device of the modules.
+
+        Raises:
+            ValueError: the scenes have other state variables than the model, or lack the kinds of entities it needs.
+        """
+        if scenes.state_names != self.state_names:
+            raise ValueError(
+                f"the model was made for state variables {', '.join(self.state_names)}, "
+                f"the scenes have {', '.join(scenes.state_names)}"
+            )
+        kinds = self.dynamics.num_entity_kinds
+        if kinds > 1:
+            if scenes.entity_kind is None:
+                raise ValueError(f"the model has {kinds} kinds of entity, the scenes do not name any")
+            if int(scenes.entity_kind.max()) >= kinds:
+                raise ValueError(f"the model has {kinds} kinds of entity, the scenes name {int(scenes.entity_kind.max()) + 1}")
+        return scenes.to(self.dtype, self.score_scale.device)
+
+    # --- the program -------------------------------------------------------------------------------------------------
+    def forward(self, scenes: Scenes, *, condition: bool = True) -> Tensor:
+        """Run the program.
+
+        Args:
+            scenes: B scenes in G structure groups; their frame 0 is a covariate.
+            condition: observe the recorded trajectories; False draws them.
+
+        Returns:
+            Frames 1 to T - 1, ``[B, T - 1, N, D]``, raw units.
+        """
+        scenes = self.prepare(scenes)
+        mask = self._edge_mask(scenes)
+        structure_prior = self.prior(mask[scenes.group_first_scene])
+        observed = scenes.trajectory[:, 1:] if condition else None
+        if scenes.num_groups == scenes.num_scenes:
+            with pyro.plate("scene", scenes.num_scenes, dim=-1):
+                edge_type = pyro.sample("edge_type", structure_prior)
+                return self._trajectory_site(scenes, edge_type, observed)
+        with pyro.plate("structure", scenes.num_groups, dim=-1):
+            edge_type = pyro.sample("edge_type", structure_prior)
+        with pyro.plate("scene", scenes.num_scenes, dim=-1):
+            return self._trajectory_site(scenes, edge_type[..., scenes.group_index, :], observed)
+
+    def _trajectory_site(self, scenes: Scenes, structure: Tensor, observed: Tensor | None) -> Tensor:
+        hidden = pyro.sample("hidden_state", self._hidden_prior()) if self.num_hidden else None
+        trajectory: Tensor = pyro.sample("trajectory", self.trajectory(scenes, structure, hidden), obs=observed)
+        return trajectory
+
+    def _hidden_prior(self) -> dist.TorchDistribution:
+        zero = self.score_offset.new_zeros(self.num_hidden, self.dynamics.state_size)
+        return dist.Normal(zero, 1.0).to_event(2)
+
+    def _edge_mask(self, scenes: Scenes) -> Tensor:
+        """Existing edges of each scene, hidden entities included, bool ``[B, E]``."""
+        if not self.num_hidden:
+            return scenes.edge_mask
+        present = torch.nn.functional.pad(scenes.entity_mask, (0, self.num_hidden), value=True)
+        return edges.from_matrix(present[:, :, None] & present[:, None, :])
+
+    def trajectory(self, scenes: Scenes, structure: Tensor, hidden_state: Tensor | None = None) -> Trajectory:
+        """Distribution of the trajectories of prepared scenes.
+
+        Args:
+            scenes: B scenes.
+            structure: long ``[*batch, B, E]``, one for each scene.
+            hidden_state: ``[*batch, B, N_hidden, D]``, scaled units.
+        """
+        kind = scenes.entity_kind
+        if kind is not None and self.num_hidden:
+            kind = torch.nn.functional.pad(kind, (0, self.num_hidden))
+        return Trajectory(
+            scenes.trajectory[:, 0],
+            self.dynamics,
+            structure,
+            self.noise,
+            num_frames=scenes.num_frames,
+            horizon=self.horizon,
+            observation_mask=scenes.observation_mask,
+            entity_mask=scenes.entity_mask,
+            edge_mask=self._edge_mask(scenes),
+            entity_kind=kind,
+            hidden_state=None if hidden_state is None else hidden_state * self.score_scale + self.score_offset,
+            validate_args=False,
+        )
+
+    # --- the tensor twin ---------------------------------------------------------------------------------------------
+    def structure_prior(self, scenes: Scenes) -> StructureDistribution:
+        """Prior of the structures of the G groups, batch ``[G]``, event ``[E]``."""
+        distribution: StructureDistribution = self.prior(self._edge_mask(scenes)[scenes.group_first_scene])
+        return distribution
+
+    def log_likelihood(self, scenes: Scenes, structure: Tensor, hidden_state: Tensor | None = None) -> Tensor:
+        """Log density of the trajectories, summed over the scenes of each group.
+
+        Args:
+            scenes: B scenes in G groups.
+            structure: long ``[C, G, E]``.
+            hidden_state: ``[C, B, N_hidden, D]``, scaled units, or None.
+
+        Returns:
+            ``[C, G]``, float64.
+        """
+        return self.entity_log_likelihood(scenes, structure, hidden_state).sum(-1)
+
+    def entity_log_likelihood(self, scenes: Scenes, structure: Tensor, hidden_state: Tensor | None = None) -> Tensor:
+        """As :meth:`log_likelihood`, before the sum over entities: ``[C, G, N]``."""
+        scenes = self.prepare(scenes)
+        each = structure[..., scenes.group_index, :]  # [C, B, E]
+        terms = self.trajectory(scenes, each, hidden_state).log_prob_entities(scenes.trajectory[:, 1:])  # [C, B, N]
+        total = terms.new_zeros(*terms.shape[:-2], scenes.num_groups, terms.shape[-1])
+        return total.index_add(-2, scenes.group_index, terms)
+
+    def log_joint(self, scenes: Scenes, structure: Tensor, hidden_state: Tensor | None = None) -> Tensor:
+        """Log joint density ``[C, G]``, float64: prior of structure and hidden states plus log-likelihood.
+
+        The sum over G equals the log probability of the traced Pyro program.
+        """
+        scenes = self.prepare(scenes)
+        total = self.structure_prior(scenes).log_prob(structure).double()
+        total = total + self.log_likelihood(scenes, structure, hidden_state)
+        if hidden_state is not None:
+            prior = self._hidden_prior().log_prob(hidden_state).double()  # [C, B]
+            total = total.index_add(-1, scenes.group_index, prior)
+        return total
+
+    def likelihood(self, scenes: Scenes, *, cache: str = "auto") -> AbstractLikelihood:
+        """Log-likelihood of structures of these scenes under the modules as they are now, prepared for many evaluations.
+
+        Args:
+            scenes: B scenes in G groups.
+            cache: "table" (all codes of all receivers), "messages" (all messages), "none" (evaluate the program each
+                time; any horizon), or "auto": the first that applies.
+
+        Raises:
+            ValueError: a cache is asked for that the model does not admit.
+        """
+        if self.num_hidden:
+            raise ValueError("the structure likelihood of a model with hidden entities depends on their path; num_hidden must be 0")
+        scenes = self.prepare(scenes)
+        factorises = self.horizon == 1
+        fits = num_codes(self.num_edge_types, scenes.num_entities) <= MAX_TABLE_CODES
+        if cache == "auto":
+            cache = "none" if not factorises else "table" if fits else "messages"
+        if cache not in ("table", "messages", "none"):
+            raise ValueError(f"cache must be auto, table, messages or none, found {cache!r}")
+        if cache != "none" and not factorises:
+            raise ValueError(f"cache must be 'none' for horizon {self.horizon}: only one step factorises over receivers")
+        if cache == "table":
+            return receiver_table(self.dynamics, self.noise, scenes)
+        if cache == "messages":
+            return MessageCache(self.dynamics, self.noise, scenes)
+        return DirectLikelihood(self, scenes)
+
+    def receiver_table(self, scenes: Scenes) -> ReceiverTable:
+        """All receiver log-likelihoods, ``[G, N, K ** (N - 1)]``."""
+        table = self.likelihood(scenes, cache="table")
+        assert isinstance(table, ReceiverTable)
+        return table
+
+    def predict(self, scenes: Scenes, structure: Tensor, *, start: int, num_steps: int) -> Tensor:
+        """Mean path from an observed frame on: a rollout without noise.
+
+        Args:
+            scenes: B scenes in G groups.
+            structure: long ``[C, G, E]``.
+            start: the observed frame to start from.
+            num_steps: frames to predict.
+
+        Returns:
+            Frames ``start + 1`` to ``start + num_steps``, ``[C, B, num_steps, N, D]``, raw units.
+
+        Raises:
+            ValueError: ``start`` is not a frame of the scenes.
+        """
+        scenes = self.prepare(scenes)
+        if not 0 <= start < scenes.num_frames:
+            raise ValueError(f"start must be a frame from 0 to {scenes.num_frames - 1}, found {start}")
+        with torch.no_grad():
+            return rollout(
+                self.dynamics,
+                scenes.trajectory[:, start],
+                structure[..., scenes.group_index, :],
+                num_steps,
+                edge_mask=scenes.edge_mask,
+                entity_kind=scenes.entity_kind,
+            )
+
+
+class DirectLikelihood(AbstractLikelihood):
+    """The program's log-likelihood, evaluated anew for each structure; any horizon.
+
+    Args:
+        model: the model, frozen.
+        scenes: prepared scenes.
+    """
+
+    def __init__(self, model: SceneModel, scenes: Scenes) -> None:
+        self.model = model
+        self.scenes = scenes
+        self.num_edge_types = model.num_edge_types
+        self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
+
+    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        with torch.no_grad():
+            return self.model.entity_log_likelihood(self.scenes, structure.long())
+

@@ -1,0 +1,200 @@
+"""Likelihoods that factorise over receivers, evaluated once and looked up by every move.
+
+With horizon 1 and nothing hidden, ``log p(x | z) = sum_j l_j(incoming types of j)`` (DESIGN: one step factorises over
+receivers). A *code* numbers the types of a receiver's N - 1 incoming edges as the digits of a number in base K, the
+first sender most significant.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from pyro_nri.dynamics.dynamics import AbstractDynamics, incoming_messages
+from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+
+#: Largest number of floats in one intermediate tensor; larger work is cut into chunks that fit a processor's cache.
+CHUNK_FLOATS = 4_000_000
+
+
+def num_codes(num_edge_types: int, num_entities: int) -> int:
+    """Number of codes of one receiver, ``K ** (N - 1)``."""
+    return int(num_edge_types ** (num_entities - 1))
+
+
+def code_types(num_edge_types: int, num_entities: int) -> Tensor:
+    """Types of the incoming edges that each code stands for, long ``[K ** (N - 1), N - 1]``.
+
+    >>> code_types(2, 3).tolist()
+    [[0, 0], [0, 1], [1, 0], [1, 1]]
+    """
+    place = _places(num_edge_types, num_entities)
+    return torch.arange(num_codes(num_edge_types, num_entities))[:, None] // place % num_edge_types
+
+
+def codes_of(structure: Tensor, num_edge_types: int) -> Tensor:
+    """Code of each receiver, long ``[*batch, N]``, of structures ``[*batch, E]``."""
+    num_entities = edges.num_entities_of(structure.shape[-1])
+    incoming = structure.long()[..., edges.incoming_edges(num_entities).to(structure.device)]  # [*batch, N, N - 1]
+    return (incoming * _places(num_edge_types, num_entities).to(structure.device)).sum(-1)
+
+
+def structure_of(codes: Tensor, num_edge_types: int) -> Tensor:
+    """Structures ``[*batch, E]`` whose receivers have the codes ``[*batch, N]``."""
+    num_entities = codes.shape[-1]
+    types = codes[..., None] // _places(num_edge_types, num_entities).to(codes.device) % num_edge_types
+    structure = torch.empty((*codes.shape[:-1], edges.num_edges(num_entities)), dtype=torch.long, device=codes.device)
+    structure[..., edges.incoming_edges(num_entities).reshape(-1).to(codes.device)] = types.flatten(-2)
+    return structure
+
+
+def _places(num_edge_types: int, num_entities: int) -> Tensor:
+    return num_edge_types ** torch.arange(num_entities - 2, -1, -1)
+
+
+class AbstractLikelihood(ABC):
+    """Log-likelihood of structures of G groups of scenes under frozen modules.
+
+    Attributes:
+        num_edge_types: K.
+        edge_mask: existing edges of each group, bool ``[G, E]``.
+    """
+
+    num_edge_types: int
+    edge_mask: Tensor
+
+    @abstractmethod
+    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Terms that sum to the log-likelihood, float64 ``[C, G, N]`` (``[C, G, 1]`` if it does not factorise).
+
+        Args:
+            structure: long ``[C, G, E]``.
+            known: structures of the same shape and their terms; only receivers with other incoming types are evaluated.
+        """
+
+    def log_likelihood(self, structure: Tensor) -> Tensor:
+        """Log-likelihood ``[C, G]`` of structures ``[C, G, E]``."""
+        return self.receiver_terms(structure).sum(-1)
+
+
+class ReceiverTable(AbstractLikelihood):
+    """Log-likelihoods of all codes of all receivers: every evaluation is a look-up.
+
+    Args:
+        table: float64 ``[G, N, K ** (N - 1)]``.
+        num_edge_types: K.
+        edge_mask: bool ``[G, E]``.
+    """
+
+    def __init__(self, table: Tensor, num_edge_types: int, edge_mask: Tensor) -> None:
+        self.table = table
+        self.num_edge_types = num_edge_types
+        self.edge_mask = edge_mask
+
+    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        codes = codes_of(structure, self.num_edge_types)  # [C, G, N]
+        return self.table.expand(*codes.shape, -1).gather(-1, codes[..., None]).squeeze(-1)
+
+
+class MessageCache(AbstractLikelihood):
+    """Messages of all types, computed once; a move re-evaluates only the receivers whose incoming types it changed.
+
+    For scenes whose receiver table would be too large. Memory ``B (T - 1) E K M`` floats.
+
+    Args:
+        dynamics: frozen modules.
+        noise: frozen noise.
+        scenes: one or more scenes for each group, floats in the dtype of the modules.
+    """
+
+    def __init__(self, dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes) -> None:
+        self.dynamics = dynamics
+        self.noise = noise
+        self.scenes = scenes
+        self.num_edge_types = dynamics.num_edge_types
+        self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
+        with torch.no_grad():
+            messages = dynamics.messages(scenes.trajectory[:, :-1]) * scenes.edge_mask[:, None, :, None, None]
+            # [B, T - 1, N, N - 1, K, M] -> [B, N, N - 1, K, T - 1, M]: one look-up brings all frames of a message
+            self.messages = incoming_messages(messages).movedim(1, 4).contiguous()
+
+    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        num_entities = self.scenes.num_entities
+        incoming = structure.long()[..., edges.incoming_edges(num_entities).to(structure.device)]  # [C, G, N, N - 1]
+        if known is None:
+            terms = self.messages.new_zeros(incoming.shape[:-1], dtype=torch.float64)
+            changed = torch.ones_like(terms, dtype=torch.bool)
+        else:
+            before = known[0].long()[..., edges.incoming_edges(num_entities).to(structure.device)]
+            changed = (incoming != before).any(-1)
+            terms = torch.where(changed, torch.zeros_like(known[1]), known[1])
+        # One row for each changed receiver and each recording of its group.
+        rows = changed[:, self.scenes.group_index].nonzero()  # [R, 3]: chain, scene, receiver
+        size = self.messages[0, 0].numel() // self.num_edge_types
+        for part in rows.split(max(1, CHUNK_FLOATS // max(size, 1))):
+            chain, scene, receiver = part.unbind(-1)
+            group = self.scenes.group_index[scene]
+            types = incoming[chain, group, receiver]  # [R, N - 1]
+            value = self._evaluate(scene, receiver, types)
+            terms.index_put_((chain, group, receiver), value, accumulate=True)
+        return terms
+
+    def _evaluate(self, scene: Tensor, receiver: Tensor, types: Tensor) -> Tensor:
+        """Terms ``[R]`` of receivers ``[R]`` in scenes ``[R]`` with incoming types ``[R, N - 1]``."""
+        scenes = self.scenes
+        with torch.no_grad():
+            # [R, N - 1, T - 1, M]: the message of the chosen type from each sender
+            sender = torch.arange(types.shape[-1], device=types.device)
+            chosen = self.messages[scene[:, None], receiver[:, None], sender, types]
+            state = scenes.trajectory[scene, :-1, receiver]  # [R, T - 1, D]
+            kind = None
+            if scenes.entity_kind is not None:
+                kind = scenes.entity_kind[scene, receiver][:, None]
+            prediction = self.dynamics.update(state, chosen.sum(1), kind)
+            log_prob = self.noise(prediction, state).log_prob(scenes.trajectory[scene, 1:, receiver])  # [R, T - 1]
+            mask = scenes.transition_mask[scene, :, receiver]
+            return torch.where(mask, log_prob, torch.zeros_like(log_prob)).double().sum(-1)
+
+
+def receiver_table(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes) -> ReceiverTable:
+    """Evaluate every code of every receiver, summed over the scenes of each group.
+
+    Args:
+        dynamics: frozen modules.
+        noise: frozen noise.
+        scenes: B scenes in G groups, floats in the dtype of the modules.
+
+    Returns:
+        The table ``[G, N, K ** (N - 1)]``; codes that give a padded sender a type other than 0 repeat the value of type 0.
+    """
+    num_types, num_entities = dynamics.num_edge_types, scenes.num_entities
+    count = num_codes(num_types, num_entities)
+    per_scene = (scenes.num_frames - 1) * num_entities * count * 64
+    size = max(1, CHUNK_FLOATS // per_scene)
+    tables = []
+    with torch.no_grad():
+        for start in range(0, scenes.num_scenes, size):
+            tables.append(_table_of_chunk(dynamics, noise, scenes[start : start + size]))
+    summed = torch.zeros(
+        (scenes.num_groups, num_entities, count), dtype=torch.float64, device=scenes.trajectory.device
+    )
+    summed.index_add_(0, scenes.group_index, torch.cat(tables))
+    return ReceiverTable(summed, num_types, scenes.edge_mask[scenes.group_first_scene])
+
+
+def _table_of_chunk(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes) -> Tensor:
+    """Log-likelihoods ``[B, N, K ** (N - 1)]`` of every code in every scene."""
+    trajectory = scenes.trajectory
+    state = trajectory[:, :-1]  # [B, T - 1, N, D]
+    messages = dynamics.messages(state) * scenes.edge_mask[:, None, :, None, None]
+    incoming = incoming_messages(messages)  # [B, T - 1, N, N - 1, K, M]
+    summed = incoming[..., 0, :, :]  # codes of the first sender; then one more digit at a time
+    for sender in range(1, incoming.shape[-3]):
+        summed = (summed[..., :, None, :] + incoming[..., sender, None, :, :]).flatten(-3, -2)
+    kind = None if scenes.entity_kind is None else scenes.entity_kind[:, None, :, None]
+    prediction = dynamics.update(state[..., None, :], summed, kind)  # [B, T - 1, N, K ** (N - 1), D]
+    log_prob = noise(prediction, state[..., None, :]).log_prob(trajectory[:, 1:, :, None, :])
+    log_prob = torch.where(scenes.transition_mask[..., None], log_prob, torch.zeros_like(log_prob))
+    return log_prob.double().sum(1)

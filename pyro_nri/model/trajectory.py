@@ -1,0 +1,149 @@
+"""The distribution of a trajectory given its first frame, a structure and the modules."""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from torch import Tensor
+
+from pyro_nri.dynamics.dynamics import AbstractDynamics
+from pyro_nri.dynamics.rollout import teacher_forcing
+from pyro_nri.model.noise import AbstractNoise
+
+
+class Trajectory(dist.TorchDistribution):
+    """Frames 1 to T - 1 of the observed entities, given frame 0: batch ``[*batch]``, event ``[T - 1, N, D]``, raw units.
+
+    ``log_prob`` is teacher-forced in one pass: predictions start again from the observed state every ``horizon`` frames
+    and roll deterministically inside a block. Each prediction carries its own noise, so with ``horizon = 1`` this is the
+    exact density of the autoregressive process that ``sample`` draws from; with a longer horizon it is the paper's
+    training objective, read as a density given the observed restarts. Transitions that touch a missing state are left out.
+
+    Args:
+        initial_state: frame 0, a covariate, ``[*batch, N, D]``.
+        dynamics: the modules.
+        structure: long ``[*batch, E]`` over all entities, hidden ones last; batches broadcast.
+        noise: noise of one prediction.
+        num_frames: T.
+        horizon: H.
+        observation_mask: bool ``[*batch, T, N]``; default: everything is observed.
+        entity_mask: bool ``[*batch, N]``, False for padding.
+        edge_mask: bool ``[*batch, E]`` over all entities.
+        entity_kind: long ``[*batch, N + N_hidden]``.
+        hidden_state: state of hidden entities at frame 0, ``[*batch, N_hidden, D]``, raw units; None: nothing is hidden.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    has_rsample = False
+
+    def __init__(
+        self,
+        initial_state: Tensor,
+        dynamics: AbstractDynamics,
+        structure: Tensor,
+        noise: AbstractNoise,
+        *,
+        num_frames: int,
+        horizon: int = 1,
+        observation_mask: Tensor | None = None,
+        entity_mask: Tensor | None = None,
+        edge_mask: Tensor | None = None,
+        entity_kind: Tensor | None = None,
+        hidden_state: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.initial_state = initial_state
+        self.dynamics = dynamics
+        self.structure = structure
+        self.noise = noise
+        self.horizon = horizon
+        num_entities, state_size = initial_state.shape[-2:]
+        if observation_mask is None:
+            observation_mask = initial_state.new_ones(num_frames, num_entities, dtype=torch.bool)
+        self.observation_mask = observation_mask
+        self.entity_mask = entity_mask
+        self.edge_mask = edge_mask
+        self.entity_kind = entity_kind
+        self.hidden_state = hidden_state
+        batch = torch.broadcast_shapes(initial_state.shape[:-2], structure.shape[:-1])
+        if hidden_state is not None:
+            batch = torch.broadcast_shapes(batch, hidden_state.shape[:-2])
+        event = torch.Size([num_frames - 1, num_entities, state_size])
+        super().__init__(batch, event, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Any real states."""
+        return constraints.independent(constraints.real, 3)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Trajectory":
+        """The same distribution with a larger batch shape."""
+        return Trajectory(
+            self.initial_state,
+            self.dynamics,
+            self.structure.expand(*batch_shape, -1),
+            self.noise,
+            num_frames=self.event_shape[0] + 1,
+            horizon=self.horizon,
+            observation_mask=self.observation_mask,
+            entity_mask=self.entity_mask,
+            edge_mask=self.edge_mask,
+            entity_kind=self.entity_kind,
+            hidden_state=self.hidden_state,
+            validate_args=False,
+        )
+
+    @property
+    def scored(self) -> Tensor:
+        """Which predictions count, bool ``[*batch, T - 1, N]``.
+
+        The block's first frame must be complete (every entity may send a message) and the predicted state observed.
+        """
+        seen = self.observation_mask
+        present = seen.new_ones(seen.shape[-1:]) if self.entity_mask is None else self.entity_mask
+        complete = (seen | ~present[..., None, :]).all(-1)  # [*batch, T]
+        start = torch.arange(self.event_shape[0], device=seen.device) // self.horizon * self.horizon
+        return complete[..., start, None] & seen[..., 1:, :]
+
+    def log_prob_entities(self, value: Tensor) -> Tensor:
+        """Log density of each entity's frames, ``[*batch, N]``; sums to :meth:`log_prob`."""
+        initial = self.initial_state[..., None, :, :]
+        batch = torch.broadcast_shapes(value.shape[:-3], initial.shape[:-3])
+        trajectory = torch.cat([initial.expand(*batch, *initial.shape[-3:]), value.expand(*batch, *value.shape[-3:])], -3)
+        predictions = teacher_forcing(
+            self.dynamics,
+            trajectory,
+            self.structure,
+            horizon=self.horizon,
+            edge_mask=self.edge_mask,
+            entity_kind=self.entity_kind,
+            hidden_state=self.hidden_state,
+        )
+        log_prob = self.noise(predictions, trajectory[..., :-1, :, :]).log_prob(value)  # [*batch, T - 1, N]
+        return torch.where(self.scored, log_prob, torch.zeros_like(log_prob)).double().sum(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density ``[*batch]`` of frames 1 to T - 1, ``[*batch, T - 1, N, D]``, in float64."""
+        return self.log_prob_entities(value).sum(-1)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw the frames one after the other, each noise fed back, ``[*sample, *batch, T - 1, N, D]``."""
+        shape = (*torch.Size(sample_shape), *self.batch_shape)
+        observed = self.initial_state.expand(*shape, *self.initial_state.shape[-2:])
+        num_observed = observed.shape[-2]
+        hidden = None
+        if self.hidden_state is not None:
+            hidden = self.hidden_state.expand(*shape, *self.hidden_state.shape[-2:])
+        frames = []
+        with torch.no_grad():
+            for _ in range(self.event_shape[0]):
+                state = observed if hidden is None else torch.cat([observed, hidden], dim=-2)
+                following = self.dynamics.step(
+                    state, self.structure, edge_mask=self.edge_mask, entity_kind=self.entity_kind
+                )
+                # The path of a hidden entity is deterministic given its initial state; only what is observed is noisy.
+                observed = self.noise(following[..., :num_observed, :], observed).sample()
+                hidden = None if hidden is None else following[..., num_observed:, :]
+                frames.append(observed)
+        return torch.stack(frames, dim=-3)
