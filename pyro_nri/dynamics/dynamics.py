@@ -69,9 +69,9 @@ class AbstractDynamics(nn.Module, ABC):
         Returns:
             Next state ``[*batch, N, D]``.
         """
-        states = state.shape[:-2]
-        if torch.broadcast_shapes(states, structure.shape[:-1]) == states:
-            messages = self.messages(state, structure.expand(*states, -1))
+        batch = torch.broadcast_shapes(state.shape[:-2], structure.shape[:-1])
+        if batch.numel() == state.shape[:-2].numel():
+            messages = self.messages(state.expand(*batch, -1, -1), structure.expand(*batch, -1))
         else:  # several structures for one state: all messages once, then a choice for each structure
             messages = choose_messages(self.messages(state), structure)
         if edge_mask is not None:

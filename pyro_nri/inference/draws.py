@@ -1,6 +1,7 @@
 """What inference hands over: draws of structures, exact probabilities where they exist, and how they were made."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,62 @@ class Draws:
     warmup: "Draws | None" = None
     complete: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
+
+    def first(self, num_draws: int) -> "Draws":
+        """The first draws of every chain; Rao-Blackwellised probabilities are kept only with all draws."""
+        return replace(
+            self,
+            edge_type=self.edge_type[:, :num_draws],
+            log_joint=self.log_joint[:, :num_draws],
+            accepted=self.accepted[:, :num_draws],
+            proposed=self.proposed[:, :num_draws],
+            move_kind=self.move_kind[:num_draws],
+            temperature=self.temperature[:num_draws],
+            edge_probability=self.edge_probability if num_draws >= self.edge_type.shape[1] else None,
+        )
+
+
+def append_draws(draws: Draws, later: Draws) -> Draws:
+    """The draws of a chain and those of its continuation, one behind the other."""
+    probability = None
+    if draws.edge_probability is not None and later.edge_probability is not None:
+        weights = [draws.edge_type.shape[1], later.edge_type.shape[1]]
+        probability = np.average([draws.edge_probability, later.edge_probability], axis=0, weights=weights)
+
+    def joined(name: str, axis: int) -> Any:
+        return np.concatenate([getattr(draws, name), getattr(later, name)], axis=axis)
+
+    return replace(
+        draws,
+        edge_type=joined("edge_type", 1),
+        log_joint=joined("log_joint", 1),
+        accepted=joined("accepted", 1),
+        proposed=joined("proposed", 1),
+        move_kind=joined("move_kind", 0),
+        temperature=joined("temperature", 0),
+        num_evaluations=draws.num_evaluations + later.num_evaluations,
+        edge_probability=probability,
+    )
+
+
+def concatenate_draws(parts: Sequence[Draws]) -> Draws:
+    """Draws of different structures, made by runs with the same arguments, side by side."""
+    first = parts[0]
+
+    def joined(name: str, axis: int) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values, axis=axis)
+
+    warmups = [part.warmup for part in parts if part.warmup is not None]
+    return replace(
+        first,
+        edge_type=joined("edge_type", 2),
+        log_joint=joined("log_joint", 2),
+        accepted=joined("accepted", 2),
+        proposed=joined("proposed", 2),
+        group_names=sum((part.group_names for part in parts), ()),
+        edge_probability=joined("edge_probability", 0),
+        log_marginal=joined("log_marginal", 0),
+        warmup=concatenate_draws(warmups) if len(warmups) == len(parts) else None,
+        complete=all(part.complete for part in parts),
+    )

@@ -1,0 +1,232 @@
+"""Inference over many scenes: chains in segments, shards over executors, exact posteriors where they fit."""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pyro_nri.inference.chains import Chains
+from pyro_nri.inference.draws import Draws, append_draws, concatenate_draws
+from pyro_nri.inference.encoder import Encoder, log_q
+from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
+from pyro_nri.inference.proposals import make_proposal
+from pyro_nri.inference.schedules import geometric
+from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.inference.target import StructureTarget
+from pyro_nri.model.priors import StructureDistribution
+from pyro_nri.model.program import SceneModel
+from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
+from pyro_nri.scenes.scenes import Scenes
+
+METHODS = ("auto", "exact", "mcmc")
+
+
+def infer(
+    model: SceneModel,
+    scenes: Scenes,
+    *,
+    method: str = "auto",
+    encoder: Encoder | None = None,
+    proposal: str = "auto",
+    cache: str = "auto",
+    num_chains: int = 4,
+    num_draws: int = 500,
+    num_warmup: int = 200,
+    thin: int = 1,
+    start_temperature: float = 10.0,
+    seed: int,
+    resume: Draws | None = None,
+    on_segment: Callable[[Draws], None] | None = None,
+    segment_draws: int = 50,
+    show_progress: bool = False,
+    executor: Executor | None = None,
+    num_shards: int = 1,
+) -> Draws:
+    """Posterior over the structures of scenes, given the learned modules.
+
+    Args:
+        model: trained model; frozen here.
+        scenes: B scenes in G structure groups.
+        method: "exact" (enumeration, with independent draws), "mcmc" (Metropolis chains), or "auto": exact where it fits.
+        encoder: the learned proposal, if there is one.
+        proposal: "auto", "uniform", "neural" or "exact": which moves the chains make.
+        cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
+        num_chains: C; chains start from prior draws.
+        num_draws: draws that each chain keeps.
+        num_warmup: annealed steps before, from ``start_temperature`` to 1 within their first half.
+        thin: steps for each kept draw.
+        start_temperature: temperature of the first warm-up step.
+        seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
+        resume: draws of an interrupted run of the same call; its chains go on.
+        on_segment: called with all draws so far after every segment; a writer.
+        segment_draws: draws in a segment.
+        show_progress: progress bar on standard error.
+        executor: where shards run; here and one after the other by default.
+        num_shards: number of parts that the structures are cut into for the executor.
+
+    Returns:
+        Draws; ``complete`` is False if the run was interrupted from the keyboard.
+
+    Raises:
+        ValueError: an argument is out of range, the posterior cannot be enumerated, or ``resume`` is of another run.
+
+    Example:
+        >>> from pyro_nri.model.spec import ModelSpec, build_model
+        >>> model = build_model(ModelSpec(num_edge_types=2), torch.Generator().manual_seed(0))
+        >>> draws = infer(model, Scenes.from_arrays(torch.zeros(2, 5, 3, 4)), num_draws=10, seed=0)
+        >>> draws.edge_type.shape  # [C, S, G, E]
+        (4, 10, 2, 6)
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, found {method!r}")
+    counts = {"num_chains": num_chains, "num_draws": num_draws, "thin": thin, "num_shards": num_shards}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, found {value}")
+    if num_warmup < 0:
+        raise ValueError(f"num_warmup must be 0 or more, found {num_warmup}")
+    if start_temperature < 1:
+        raise ValueError(f"start_temperature must be at least 1, found {start_temperature}")
+    arguments: dict[str, Any] = {
+        "encoder": encoder,
+        "proposal": proposal,
+        "cache": cache,
+        "num_chains": num_chains,
+        "num_draws": num_draws,
+        "num_warmup": num_warmup,
+        "thin": thin,
+        "start_temperature": start_temperature,
+        "seed": seed,
+    }
+    if executor is not None or num_shards > 1:
+        if resume is not None:
+            raise ValueError("resume goes with a single shard, found an executor or several shards")
+        shards = _shards(scenes, num_shards)
+        if executor is None:
+            return concatenate_draws([infer(model, shard, method=method, **arguments) for shard in shards])
+        tasks = [(model, shard, {"method": method, **arguments}) for shard in shards]
+        return concatenate_draws(list(executor.map(_infer_shard, tasks)))
+    scenes = model.prepare(scenes)
+    with torch.no_grad():
+        prior = model.structure_prior(scenes)
+        likelihood = model.likelihood(scenes, cache=cache)
+    stream = Stream(seed, keys(scenes.group_names), num_chains)
+    if method == "exact" or (method == "auto" and can_enumerate(likelihood, prior)):
+        draws = _exact_draws(likelihood, prior, stream, scenes.group_names, num_draws)
+        if on_segment is not None:
+            on_segment(draws)
+        return draws
+    if resume is not None:
+        _check_resume(resume, scenes, arguments)
+    table = likelihood if isinstance(likelihood, ReceiverTable) else None
+    probabilities = None if encoder is None else log_q(encoder, scenes)
+    warmup, kept = _parts(resume)
+    latest = kept or warmup
+    chains = Chains(
+        StructureTarget(likelihood, prior),
+        make_proposal(proposal, prior, table=table, log_q=probabilities, seed=seed),
+        stream,
+        schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
+        num_warmup=num_warmup,
+        structure=None if latest is None else torch.as_tensor(latest.edge_type[:, -1]).to(prior.edge_mask.device).long(),
+        number=_num_draws(warmup) + _num_draws(kept) * thin,
+    )
+    last = num_warmup + num_draws * thin
+    bar = tqdm(total=last, initial=chains.number, disable=not show_progress, desc="infer", unit="step")
+    try:
+        while chains.number < last:
+            before = chains.number
+            if before < num_warmup:
+                part = chains.record(min(segment_draws, num_warmup - before), 1, scenes.group_names)
+                warmup = part if warmup is None else append_draws(warmup, part)
+            else:
+                part = chains.record(min(segment_draws, (last - before) // thin), thin, scenes.group_names)
+                kept = part if kept is None else append_draws(kept, part)
+            bar.update(chains.number - before)
+            if on_segment is not None:
+                on_segment(_whole(warmup, kept, complete=chains.number == last))
+    except KeyboardInterrupt:
+        if warmup is None and kept is None:
+            raise
+        return _whole(warmup, kept, complete=False)
+    finally:
+        bar.close()
+    return _whole(warmup, kept, complete=True)
+
+
+def _infer_shard(task: tuple[SceneModel, Scenes, dict[str, Any]]) -> Draws:
+    model, scenes, arguments = task
+    return infer(model, scenes, **arguments)
+
+
+def _shards(scenes: Scenes, num_shards: int) -> list[Scenes]:
+    """Parts with whole structure groups."""
+    group = scenes.group_index
+    parts = torch.arange(scenes.num_groups).tensor_split(min(num_shards, scenes.num_groups))
+    return [scenes[torch.isin(group, part)] for part in parts]
+
+
+def _exact_draws(
+    likelihood: AbstractLikelihood,
+    prior: StructureDistribution,
+    stream: Stream,
+    group_names: tuple[str, ...],
+    num_draws: int,
+) -> Draws:
+    """Independent draws of the enumerated posterior, with its probabilities."""
+    posterior = enumerate_posterior(likelihood, prior)
+    stream = stream.child("exact")
+    structure = torch.stack([posterior.sample(stream, number) for number in range(num_draws)], dim=1)  # [C, S, G, E]
+    log_joint = torch.stack([posterior.log_prob(structure[:, s]) for s in range(num_draws)], dim=1)
+    log_joint = log_joint + posterior.log_marginal
+    changed = np.ones(log_joint.shape, dtype=bool)
+    return Draws(
+        edge_type=structure.to(torch.int8).cpu().numpy(),
+        log_joint=log_joint.cpu().numpy(),
+        accepted=changed,
+        proposed=changed,
+        move_kind=np.zeros(num_draws, dtype=np.int8),
+        temperature=np.ones(num_draws),
+        move_names=("exact",),
+        num_edge_types=prior.num_edge_types,
+        group_names=group_names,
+        method="exact",
+        seed=stream.seed,
+        num_evaluations=0,
+        edge_probability=posterior.edge_probability.cpu().numpy(),
+        log_marginal=posterior.log_marginal.cpu().numpy(),
+    )
+
+
+def _check_resume(draws: Draws, scenes: Scenes, arguments: dict[str, Any]) -> None:
+    for name, found, wanted in (
+        ("structures", draws.group_names, scenes.group_names),
+        ("seed", draws.seed, arguments["seed"]),
+        ("num_chains", draws.edge_type.shape[0], arguments["num_chains"]),
+        ("method", draws.method, "mcmc"),
+    ):
+        if found != wanted:
+            raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
+
+
+def _parts(draws: Draws | None) -> tuple[Draws | None, Draws | None]:
+    """Warm-up and kept draws, None where there are none."""
+    if draws is None:
+        return None, None
+    return draws.warmup, replace(draws, warmup=None) if draws.edge_type.shape[1] else None
+
+
+def _num_draws(draws: Draws | None) -> int:
+    return 0 if draws is None else draws.edge_type.shape[1]
+
+
+def _whole(warmup: Draws | None, kept: Draws | None, *, complete: bool) -> Draws:
+    """One object of both parts; without kept draws, an empty one."""
+    if kept is None:
+        assert warmup is not None
+        kept = warmup.first(0)
+    return replace(kept, warmup=warmup, complete=complete)

@@ -1,0 +1,295 @@
+"""BounceGrad (paper, section 3.2 and appendix): structures are searched while the modules are trained."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_nri.inference import metropolis
+from pyro_nri.inference.encoder import Encoder, log_q
+from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
+from pyro_nri.inference.metropolis import Latents
+from pyro_nri.inference.proposals import AbstractProposal, Mixture, ReceiverBlock, UniformEdge, UniformPair
+from pyro_nri.inference.schedules import AdaptiveTemperature, falling_target, geometric
+from pyro_nri.inference.streams import Stream, generator, keys
+from pyro_nri.inference.target import StructureTarget
+from pyro_nri.model.program import SceneModel
+from pyro_nri.scenes.scenes import Scenes
+
+
+class Losses(NamedTuple):
+    """What one step of training measured on its batch.
+
+    Attributes:
+        module_loss: negative log joint of batch trajectories and current structures for each observed state variable.
+        encoder_loss: cross-entropy of the encoder towards the current structures, nats for each edge; nan without one.
+        temperature: of the search.
+        acceptance: share of proposed moves that were accepted; 1 for exact draws.
+    """
+
+    module_loss: float
+    encoder_loss: float
+    temperature: float
+    acceptance: float
+
+
+class BounceGrad:
+    """Train the modules of a model, and an encoder, on scenes with unknown structures.
+
+    One :meth:`step`: for a batch of structures, kernel moves (or an exact draw) on the search frames; one gradient step
+    of the modules on the scoring frames given these structures; one step of the encoder towards them.
+
+    Args:
+        model: its modules, noise and type weights are trained in place.
+        scenes: training scenes; truth is never looked at.
+        inner: "exact" (structures are drawn from the enumerated posterior, tempered early on) or "annealing" (the paper:
+            Metropolis moves from the learned proposal, accepted without its ratio, temperature adapted), or "auto":
+            exact where it fits.
+        encoder: the learned proposal; trained in place. Without one, annealing uses uniform moves.
+        batch_size: number of structures in a batch.
+        learning_rate: of Adam at the start; it falls to one hundredth along a cosine.
+        num_steps: length of training that the schedules are laid out for.
+        minutes: if given, schedules follow the clock instead, whichever is further; then a resumed run is not
+            bit for bit the same as an uninterrupted one.
+        start_temperature: exact draws are tempered from here to 1 in the first quarter of training.
+        num_moves: kernel moves for each batch, for ``inner="annealing"``.
+        search_frames: half-open range of frames on which structures are searched; all by default.
+        seed: fixes all random numbers.
+
+    Raises:
+        ValueError: an argument is out of range or does not fit the others.
+    """
+
+    def __init__(
+        self,
+        model: SceneModel,
+        scenes: Scenes,
+        *,
+        inner: str = "auto",
+        encoder: Encoder | None = None,
+        batch_size: int = 32,
+        learning_rate: float = 3e-3,
+        num_steps: int = 1000,
+        minutes: float | None = None,
+        start_temperature: float = 30.0,
+        num_moves: int = 4,
+        search_frames: tuple[int | None, int | None] | None = None,
+        seed: int,
+    ) -> None:
+        if inner not in ("auto", "exact", "annealing"):
+            raise ValueError(f"inner must be auto, exact or annealing, found {inner!r}")
+        for name, value in (("batch_size", batch_size), ("num_steps", num_steps), ("num_moves", num_moves)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}")
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, found {learning_rate}")
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"minutes must be positive, found {minutes}")
+        self.model = model
+        self.encoder = encoder
+        self.scenes = model.prepare(scenes)
+        self.search_scenes = self.scenes.frames(*search_frames) if search_frames else self.scenes
+        self.groups = [[] for _ in range(scenes.num_groups)]  # type: list[list[int]]
+        for scene, group in enumerate(scenes.group_index.tolist()):
+            self.groups[group].append(scene)
+        self.inner = self._check_inner(inner)
+        self.batch_size = min(batch_size, scenes.num_groups)
+        self.num_steps = num_steps
+        self.minutes = minutes
+        self.num_moves = num_moves
+        self.seed = seed
+        self.keys = keys(scenes.group_names)
+        self.schedule = geometric(start_temperature, 1.0, 1001)
+        self.learning_rate = learning_rate
+        self.optimizer = torch.optim.Adam(self._parameter_groups(), lr=learning_rate)
+        self.encoder_optimizer = None
+        if encoder is not None:
+            self.encoder_optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
+        self.annealing = AdaptiveTemperature(1.0)
+        self.num_done = 0
+        self.seconds = 0.0
+        prior = model.structure_prior(self.scenes)
+        start = Stream(seed, self.keys, 1).child("start").uniform(0, self.scenes.num_edges)[0]
+        self.structure = prior.from_uniform(start)  # current structures, long [G, E]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Modules, and the few numbers of noise and prior, which must keep pace with them: ten times their rate."""
+        few = [*self.model.noise.parameters(), *self.model.prior.parameters()]
+        groups = [(list(self.model.dynamics.parameters()), 1.0), (few, 10.0)]
+        return [{"params": [p for p in params if p.requires_grad], "rate": rate} for params, rate in groups]
+
+    def _check_inner(self, inner: str) -> str:
+        one = self.search_scenes[:1]
+        prior = self.model.structure_prior(one)
+        possible = self.model.horizon == 1 and can_enumerate(self.model.likelihood(one), prior)
+        if inner == "exact" and not possible:
+            raise ValueError(
+                f"inner='exact' does not fit {self.scenes.num_entities} entities, {self.model.num_edge_types} edge types "
+                f"and horizon {self.model.horizon}; use inner='annealing'"
+            )
+        return ("exact" if possible else "annealing") if inner == "auto" else inner
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+    @property
+    def progress(self) -> float:
+        """How far training has gone, 0 to 1."""
+        share = self.num_done / self.num_steps
+        if self.minutes is not None:
+            share = max(share, self.seconds / (60 * self.minutes))
+        return min(1.0, share)
+
+    def batch(self) -> Tensor:
+        """Numbers of the structures in the next batch: each is visited once before any is visited again."""
+        num_groups, size = len(self.groups), self.batch_size
+        num_batches = num_groups // size
+        epoch, place = divmod(self.num_done, num_batches)
+        order = torch.randperm(num_groups, generator=generator(self.seed, "batch", epoch))
+        return order[place * size : (place + 1) * size]
+
+    def step(self, batch: Tensor | None = None) -> Losses:
+        """Search, then one gradient step of the modules and one of the encoder.
+
+        Args:
+            batch: numbers of structure groups; default: the next batch.
+        """
+        started = time.monotonic()
+        if batch is None:
+            batch = self.batch()
+        members = [scene for group in batch.tolist() for scene in self.groups[group]]
+        search, scoring = self.search_scenes[members], self.scenes[members]
+        stream = Stream(self.seed, self.keys[batch], 1).child("search")
+        structure, temperature, acceptance = self._search(search, batch, stream)
+        self.structure[batch] = structure
+        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2
+        module_loss = self._module_step(scoring, structure, rate)
+        encoder_loss = self._encoder_step(search, structure, rate)
+        self.num_done += 1
+        self.seconds += time.monotonic() - started
+        return Losses(module_loss, encoder_loss, temperature, acceptance)
+
+    def _search(self, scenes: Scenes, batch: Tensor, stream: Stream) -> tuple[Tensor, float, float]:
+        prior = self.model.structure_prior(scenes)
+        if self.inner == "exact":
+            temperature = self.schedule(round(1000 * min(1.0, 4 * self.progress)))
+            posterior = enumerate_posterior(self.model.likelihood(scenes), prior, temperature)
+            return posterior.sample(stream, self.num_done)[0], temperature, 1.0
+        cache = "messages" if self.model.horizon == 1 else "none"
+        target = StructureTarget(self.model.likelihood(scenes, cache=cache), prior)
+        components: list[AbstractProposal] = [UniformPair(prior) if prior.tied else UniformEdge(prior)]
+        if self.encoder is not None:
+            components.append(ReceiverBlock(prior, log_q(self.encoder, scenes)))
+        proposal = Mixture(components, seed=self.seed)
+        latents: Latents = {"edge_type": self.structure[batch][None]}
+        state = metropolis.init(latents, target)
+        temperature = self.annealing.temperature
+        counts = torch.zeros(4)
+        for move in range(self.num_moves):
+            state, info = metropolis.step(
+                state,
+                stream,
+                self.num_done * self.num_moves + move,
+                proposal=proposal,
+                target=target,
+                temperature=temperature,
+                acceptance="annealing",
+            )
+            worse_accepted = info.accepted & info.worse
+            counts += torch.stack([x.sum() for x in (info.accepted, info.proposed, worse_accepted, info.worse)])
+        self.annealing = self.annealing.update(int(counts[2]), int(counts[3]), falling_target(self.progress, 1 / 8))
+        return state.latents["edge_type"][0], temperature, float(counts[0] / counts[1].clamp(min=1))
+
+    def _module_step(self, scenes: Scenes, structure: Tensor, rate: float) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate * rate * group["rate"]
+        self.optimizer.zero_grad()
+        num_values = scenes.transition_mask.sum() * scenes.state_size
+        loss = -self.model.log_joint(scenes, structure[None]).sum() / num_values
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _encoder_step(self, scenes: Scenes, structure: Tensor, rate: float) -> float:
+        if self.encoder is None or self.encoder_optimizer is None:
+            return math.nan
+        for group in self.encoder_optimizer.param_groups:
+            group["lr"] = self.learning_rate * rate
+        self.encoder_optimizer.zero_grad()
+        each = structure[scenes.group_index]
+        log_prob = self.encoder(scenes).log_prob(each)  # [B, E]
+        loss = -log_prob[scenes.edge_mask].mean()
+        loss.backward()
+        self.encoder_optimizer.step()
+        return float(loss.detach())
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+    def run(
+        self,
+        *,
+        show_progress: bool = False,
+        save: Callable[["BounceGrad"], None] | None = None,
+        save_every: float = 30.0,
+    ) -> list[Losses]:
+        """Train until the schedules end.
+
+        Args:
+            show_progress: progress bar on standard error.
+            save: called every ``save_every`` seconds and at the end, to keep what was done.
+            save_every: seconds between two calls of ``save``.
+
+        Returns:
+            The losses of the steps that were made in this call.
+        """
+        history = []
+        saved = time.monotonic()
+        with tqdm(total=1000, disable=not show_progress, desc="train", bar_format=_BAR) as bar:
+            bar.n = round(1000 * self.progress)
+            while self.progress < 1:
+                losses = self.step()
+                history.append(losses)
+                bar.n = round(1000 * self.progress)
+                if self.num_done % 10 == 0:
+                    bar.set_postfix_str(f"step {self.num_done}, loss {losses.module_loss:.3f}")
+                if save is not None and time.monotonic() - saved > save_every:
+                    save(self)
+                    saved = time.monotonic()
+        if save is not None:
+            save(self)
+        return history
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything beside weights that is needed to go on bit for bit: tensors and plain values only."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "encoder_optimizer": None if self.encoder_optimizer is None else self.encoder_optimizer.state_dict(),
+            "structure": self.structure,
+            "annealing": list(self.annealing),
+            "num_done": self.num_done,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; model and encoder load their weights themselves.
+
+        Raises:
+            ValueError: the state belongs to other scenes.
+        """
+        if state["structure"].shape != self.structure.shape:
+            raise ValueError(
+                f"the checkpoint was made on scenes with structures {list(state['structure'].shape)}, "
+                f"these have {list(self.structure.shape)}; resume on the same scenes"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.encoder_optimizer is not None and state["encoder_optimizer"] is not None:
+            self.encoder_optimizer.load_state_dict(state["encoder_optimizer"])
+        self.structure = state["structure"].clone()
+        self.annealing = AdaptiveTemperature(*state["annealing"])
+        self.num_done = state["num_done"]
+        self.seconds = state["seconds"]
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {postfix}"
