@@ -1,5 +1,6 @@
 """What the rest of the library may rely on: how a structure and its modules move the entities by one frame."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -61,8 +62,8 @@ class AbstractDynamics(nn.Module, ABC):
 
         Args:
             state: ``[*batch, N, D]``, raw units.
-            structure: long ``[*batch, E]``; leading axes broadcast with those of ``state``, so that many structures can be
-                tried on one state and its messages are computed once.
+            structure: long ``[*batch, E]``; leading axes broadcast with those of ``state``, so that many structures
+                can be tried on one state and its messages are computed once.
             edge_mask: bool ``[*batch, E]``, False where an edge does not exist.
             entity_kind: long ``[*batch, N]``.
 
@@ -70,7 +71,7 @@ class AbstractDynamics(nn.Module, ABC):
             Next state ``[*batch, N, D]``.
         """
         batch = torch.broadcast_shapes(state.shape[:-2], structure.shape[:-1])
-        if batch.numel() == state.shape[:-2].numel():
+        if math.prod(batch) == math.prod(state.shape[:-2]):
             messages = self.messages(state.expand(*batch, -1, -1), structure.expand(*batch, -1))
         else:  # several structures for one state: all messages once, then a choice for each structure
             messages = choose_messages(self.messages(state), structure)

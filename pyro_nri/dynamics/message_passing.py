@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.modules import ModuleLibrary
-from pyro_nri.dynamics.scaling import fit_change_scale, fit_scaling
+from pyro_nri.dynamics.scaling import fit_change_scale, fit_standardisation
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -88,7 +88,7 @@ class MessagePassing(AbstractDynamics):
 
     def fit_scaling(self, scenes: Scenes) -> None:
         """Set the constants between raw and scaled units from training scenes."""
-        offset, scale = fit_scaling(scenes)
+        offset, scale = fit_standardisation(scenes)
         self.offset.copy_(offset)
         self.scale.copy_(scale)
         self.change_scale.copy_(fit_change_scale(scenes))
@@ -101,12 +101,13 @@ class MessagePassing(AbstractDynamics):
         inputs = torch.cat([scaled[..., sender, :], scaled[..., receiver, :]], dim=-1)  # [*batch, E, 2 D]
         map_weight = self.message_map.weights[0][0]
         if structure is None:
-            messages = self.edge_modules(inputs) @ map_weight  # [*batch, E, K, M]
+            messages: Tensor = self.edge_modules(inputs) @ map_weight  # [*batch, E, K, M]
             if self.no_interaction:
                 messages = nn.functional.pad(messages, (0, 0, 1, 0))
             return messages
         module = structure - int(self.no_interaction)
-        return self.edge_modules.select(inputs, module) @ map_weight
+        chosen: Tensor = self.edge_modules.select(inputs, module) @ map_weight
+        return chosen
 
     def update(self, state: Tensor, summed: Tensor, entity_kind: Tensor | None = None) -> Tensor:
         scaled = (state - self.offset) / self.scale
@@ -119,4 +120,5 @@ class MessagePassing(AbstractDynamics):
                 raise ValueError(f"entity_kind is missing, the model has {self.num_entity_kinds} node modules")
             hidden = torch.relu(self.state_map.select(scaled, entity_kind.expand(scaled.shape[:-1])) + summed + bias)
             change = self.node_modules.select(hidden, entity_kind.expand(hidden.shape[:-1]))
-        return state + self.change_scale * change
+        following: Tensor = state + self.change_scale * change
+        return following

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class ModuleLibrary(nn.Module):
         self.activate_output = activate_output
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for size_in, size_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for size_in, size_out in pairwise(sizes):
             bound = math.sqrt(6 / (size_in + size_out))  # Glorot, as in NRI's released code
             weight = torch.rand(num_modules, size_in, size_out, generator=generator) * 2 * bound - bound
             self.weights.append(nn.Parameter(weight))

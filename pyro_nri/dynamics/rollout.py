@@ -54,7 +54,8 @@ def teacher_forcing(
     """Predict every frame but the first, starting again from the observed state every ``horizon`` frames.
 
     All blocks of ``horizon`` frames are predicted side by side. A hidden entity has no observed state to start from:
-    where ``hidden_state`` is given, frames run in sequence, the observed entities start again and the hidden ones go on.
+    where ``hidden_state`` is given, frames run in sequence, the observed entities start again and the hidden ones go
+    on.
 
     Args:
         dynamics: the composed modules.

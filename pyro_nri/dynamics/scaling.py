@@ -42,6 +42,16 @@ def fit_scaling(scenes: Scenes) -> Scaling:
     return Scaling((high + low) / 2, torch.where(scale > 0, scale, torch.ones_like(scale)))
 
 
+def fit_standardisation(scenes: Scenes) -> Scaling:
+    """Mean and standard deviation of each group of state variables: scales of network inputs."""
+    observed = scenes.trajectory[scenes.observation_mask].double()  # [R, D]
+    mean, square = observed.mean(0), observed.square().mean(0)
+    for group in state_groups(scenes.state_names):
+        mean[group], square[group] = mean[group].mean(), square[group].mean()
+    variance = square - mean.square()
+    return Scaling(mean, torch.where(variance > 0, variance.sqrt(), torch.ones_like(variance)))
+
+
 def fit_change_scale(scenes: Scenes) -> Tensor:
     """Root mean square of the frame-to-frame change of each group of state variables, raw units, float64 ``[D]``."""
     change = (scenes.trajectory[:, 1:] - scenes.trajectory[:, :-1]).double()

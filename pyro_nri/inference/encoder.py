@@ -5,17 +5,18 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nri.dynamics.modules import ModuleLibrary
-from pyro_nri.dynamics.scaling import fit_change_scale, fit_scaling
+from pyro_nri.dynamics.scaling import fit_change_scale, fit_standardisation
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
 
 class Encoder(nn.Module):
-    """Passes over edges, entities and edges of every transition, then a mean over time.
+    """Reads every transition of every edge, takes the mean over time, then passes over entities and edges.
 
-    The paper takes NRI's encoder, which reads a trajectory of one fixed length as one long vector. This one shares its
-    weights over time, so that it works for any number of frames and entities and learns from every transition; NRI's
-    sequence of passes (entities to edges, edges to entities, back to edges with a skip) is kept.
+    NRI's encoder, which the paper takes over, reads a trajectory of one fixed length as one long vector. This one
+    shares its first layers over time, so that it works for any number of frames and entities and learns from every
+    transition. NRI's sequence of passes (entities to edges, edges to entities, back to edges with a skip) is kept,
+    the last two twice.
 
     Args:
         num_edge_types: K.
@@ -33,9 +34,9 @@ class Encoder(nn.Module):
         def mlp(*sizes: int, activate_output: bool = True) -> ModuleLibrary:
             return ModuleLibrary(1, sizes, activate_output=activate_output, generator=generator)
 
-        self.edge_first = mlp(4 * state_size, width, width)
-        self.entity = mlp(width + 2 * state_size, width, width)
-        self.edge_second = mlp(3 * width, width, width)
+        self.transition = mlp(5 * state_size, width, width)
+        self.entity = mlp(width, width, width)
+        self.edge = mlp(3 * width, width, width)
         self.output = mlp(width, width, num_edge_types, activate_output=False)
         for name in ("offset", "scale", "change_scale"):
             self.register_buffer(name, torch.zeros(state_size) if name == "offset" else torch.ones(state_size))
@@ -45,7 +46,7 @@ class Encoder(nn.Module):
 
     def fit_scaling(self, scenes: Scenes) -> None:
         """Set the constants between raw and scaled units from training scenes."""
-        offset, scale = fit_scaling(scenes)
+        offset, scale = fit_standardisation(scenes)
         self.offset.copy_(offset)
         self.scale.copy_(scale)
         self.change_scale.copy_(fit_change_scale(scenes))
@@ -60,33 +61,34 @@ class Encoder(nn.Module):
             Categorical over K types with batch shape ``[B, E]``.
         """
         scenes = scenes.to(self.scale.dtype, self.scale.device)
-        num_entities = scenes.num_entities
-        sender = edges.senders(num_entities).to(self.scale.device)
-        receiver = edges.receivers(num_entities).to(self.scale.device)
-        state, following = scenes.trajectory[:, :-1], scenes.trajectory[:, 1:]
-        entity = torch.cat([(state - self.offset) / self.scale, (following - state) / self.change_scale], -1)
-        edge = torch.cat([entity[..., sender, :], entity[..., receiver, :]], -1)  # [B, T - 1, E, 4 D]
-        first = _one(self.edge_first, edge) * scenes.edge_mask[:, None, :, None]
-        summed = torch.zeros((*entity.shape[:-1], self.width), dtype=first.dtype, device=first.device)
-        summed.index_add_(-2, receiver, first)
-        hidden = _one(self.entity, torch.cat([entity, summed / max(1, num_entities - 1)], -1))  # [B, T - 1, N, W]
-        edge = torch.cat([hidden[..., sender, :], hidden[..., receiver, :], first], -1)
-        second = _one(self.edge_second, edge)  # [B, T - 1, E, W]
-        seen = scenes.complete_frame[:, :-1] & scenes.complete_frame[:, 1:]
-        weight = seen.to(second.dtype)[:, :, None, None]
-        pooled = (second * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return dist.Categorical(logits=_one(self.output, pooled), validate_args=False)
+        sender = edges.senders(scenes.num_entities).to(self.scale.device)
+        receiver = edges.receivers(scenes.num_entities).to(self.scale.device)
+        before, after = scenes.trajectory[:, :-1], scenes.trajectory[:, 1:]
+        state, change = (before - self.offset) / self.scale, (after - before) / self.change_scale
+        each = torch.cat([state, change], -1)  # [B, T - 1, N, 2 D]
+        apart = state[..., sender, :] - state[..., receiver, :]
+        edge = self._network(self.transition, torch.cat([each[..., sender, :], each[..., receiver, :], apart], -1))
+        seen = (scenes.complete_frame[:, :-1] & scenes.complete_frame[:, 1:]).to(edge.dtype)[:, :, None, None]
+        hidden = (edge * seen).sum(1) / seen.sum(1).clamp(min=1)  # [B, E, W]
+        for _ in range(2):
+            present = hidden * scenes.edge_mask[..., None]
+            summed = torch.zeros_like(each[:, 0, :, :1]).expand(-1, -1, self.width)
+            summed = summed.index_add(-2, receiver, present)
+            count = scenes.entity_mask.sum(-1).sub(1).clamp(min=1)[:, None, None]
+            entity = self._network(self.entity, summed / count)  # [B, N, W]
+            hidden = self._network(self.edge, torch.cat([entity[:, sender], entity[:, receiver], hidden], -1))
+        return dist.Categorical(logits=self._network(self.output, hidden), validate_args=False)
+
+    @staticmethod
+    def _network(network: ModuleLibrary, inputs: Tensor) -> Tensor:
+        result: Tensor = network(inputs).squeeze(-2)
+        return result
 
 
 def log_q(encoder: Encoder, scenes: Scenes) -> Tensor:
-    """An encoder's log probabilities for each structure: the evidence of a group's recordings adds up, ``[G, E, K]``."""
+    """An encoder's log probabilities for each structure, ``[G, E, K]``: the evidence of its recordings adds up."""
     with torch.no_grad():
         logits = encoder(scenes).logits.double()  # [B, E, K]
     total = logits.new_zeros(scenes.num_groups, *logits.shape[1:])
-    return total.index_add(0, scenes.group_index.to(logits.device), logits).log_softmax(-1)
-
-
-def _one(module: ModuleLibrary, inputs: Tensor) -> Tensor:
-    result: Tensor = module(inputs).squeeze(-2)
-    return result
-
+    summed: Tensor = total.index_add(0, scenes.group_index.to(logits.device), logits)
+    return summed.log_softmax(-1)

@@ -157,7 +157,7 @@ def enumerate_posterior(
         return FactorisedPosterior(likelihood, prior, temperature)
     if not can_enumerate(likelihood, prior):
         raise ValueError(
-            f"{num_structures(prior)} structures are too many to enumerate (at most {MAX_STRUCTURES}); use method 'mcmc'"
+            f"{num_structures(prior)} structures are too many to list, at most {MAX_STRUCTURES}; use method 'mcmc'"
         )
     structures = list_structures(prior).to(likelihood.edge_mask.device)
     num_groups = prior.batch_shape[0]
@@ -197,5 +197,3 @@ def edge_conditionals(table: ReceiverTable, prior: StructureDistribution, struct
     if prior.tied:
         weight = weight + weight[..., edges.reverse_edges(num_entities).to(device), :]
     return (weight + log_prior).softmax(-1)
-
-

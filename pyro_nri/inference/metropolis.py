@@ -116,8 +116,8 @@ def step(
         proposal: what is proposed.
         target: what is sampled.
         temperature: the log joint is divided by it.
-        acceptance: "metropolis" (full Hastings ratio) or "annealing" (the paper's rule without the proposal's ratio; for
-            search, it does not leave the posterior invariant).
+        acceptance: "metropolis" (full Hastings ratio) or "annealing" (the paper's rule without the proposal's ratio;
+            for search, it does not leave the posterior invariant).
 
     Returns:
         The next state, and what happened.

@@ -114,10 +114,11 @@ class UniformPair(AbstractProposal):
 
 
 class ReceiverBlock(AbstractProposal):
-    """All incoming edges of one receiver at once from given edge probabilities (paper, section 4: the learned proposal).
+    """All incoming edges of one receiver at once from given edge probabilities.
 
-    A receiver is chosen, then each of its incoming edges is drawn from ``(1 - floor) q + floor / K``. Under a tied prior
-    the outgoing edges follow, with the mean of the two directions' log probabilities.
+    The paper's learned proposal (section 4): a receiver is chosen, then each of its incoming edges is drawn from ``(1
+    - floor) q + floor / K``. Under a tied prior the outgoing edges follow, with the mean of the two directions' log
+    probabilities.
 
     Args:
         prior: prior of the G structures.
@@ -208,9 +209,10 @@ class ExactReceiver(AbstractProposal):
         self.choose = _Choice(_entity_mask(prior.edge_mask))
         # For each receiver: who its senders are, and the place value of its own edge in each sender's code.
         self.other = edges.senders(num_entities).to(device)[self.incoming]  # [N, N - 1]
-        digit = torch.arange(num_entities, device=device)[:, None] - (
-            torch.arange(num_entities, device=device)[:, None] > self.other
-        ).long()
+        digit = (
+            torch.arange(num_entities, device=device)[:, None]
+            - (torch.arange(num_entities, device=device)[:, None] > self.other).long()
+        )
         self.place = num_types ** (num_entities - 2 - digit)  # [N, N - 1]
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
@@ -234,7 +236,7 @@ class ExactReceiver(AbstractProposal):
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
     def _outgoing(self, structure: Tensor, codes: Tensor, receiver: Tensor, group: Tensor) -> Tensor:
-        """What each code of the receiver, mirrored on its outgoing edges, adds at the other receivers: ``[C, G, R]``."""
+        """What each code of the receiver, mirrored on its outgoing edges, adds to the others: ``[C, G, R]``."""
         other, place = self.other[receiver], self.place[receiver]  # [C, G, N - 1]
         outgoing = self.reverse[self.incoming[receiver]]
         base = codes.gather(-1, other) - structure.gather(-1, outgoing) * place

@@ -51,7 +51,8 @@ def infer(
     Args:
         model: trained model; frozen here.
         scenes: B scenes in G structure groups.
-        method: "exact" (enumeration, with independent draws), "mcmc" (Metropolis chains), or "auto": exact where it fits.
+        method: "exact" (enumeration, with independent draws), "mcmc" (Metropolis chains), or "auto": exact where it
+            fits.
         encoder: the learned proposal, if there is one.
         proposal: "auto", "uniform", "neural" or "exact": which moves the chains make.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
@@ -132,7 +133,9 @@ def infer(
         stream,
         schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
         num_warmup=num_warmup,
-        structure=None if latest is None else torch.as_tensor(latest.edge_type[:, -1]).to(prior.edge_mask.device).long(),
+        structure=None
+        if latest is None
+        else torch.as_tensor(latest.edge_type[:, -1]).to(prior.edge_mask.device).long(),
         number=_num_draws(warmup) + _num_draws(kept) * thin,
     )
     last = num_warmup + num_draws * thin

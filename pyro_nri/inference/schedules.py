@@ -35,9 +35,10 @@ def geometric(start: float, end: float, num_steps: int) -> Schedule:
 
 
 def falling_target(progress: float, fall: float) -> float:
-    """Wanted share of accepted moves among those that make the fit worse: exp(-1) at first, a factor e less every ``fall``.
+    """Wanted share of accepted moves among those that make the fit worse: falls from exp(-1).
 
-    In the paper's released code ``progress`` counts passes over all scenes and ``fall`` is 160.
+    It falls by a factor e whenever ``progress`` grows by ``fall``. In the paper's released code ``progress`` counts
+    passes over all scenes and ``fall`` is 160.
     """
     return math.exp(-1.0 - progress / fall)
 

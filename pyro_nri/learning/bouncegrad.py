@@ -46,9 +46,10 @@ class BounceGrad:
     Args:
         model: its modules, noise and type weights are trained in place.
         scenes: training scenes; truth is never looked at.
-        inner: "exact" (structures are drawn from the enumerated posterior, tempered early on) or "annealing" (the paper:
-            Metropolis moves from the learned proposal, accepted without its ratio, temperature adapted), or "auto":
-            exact where it fits.
+        inner: "exact" (structures are drawn from the enumerated posterior, tempered early on) or "annealing" (the
+            paper: Metropolis moves from the learned proposal, accepted without its ratio, temperature adapted), or
+                "auto":
+            exact where it fits. With ``structure`` it is "given".
         encoder: the learned proposal; trained in place. Without one, annealing uses uniform moves.
         batch_size: number of structures in a batch.
         learning_rate: of Adam at the start; it falls to one hundredth along a cosine.
@@ -58,6 +59,7 @@ class BounceGrad:
         start_temperature: exact draws are tempered from here to 1 in the first quarter of training.
         num_moves: kernel moves for each batch, for ``inner="annealing"``.
         search_frames: half-open range of frames on which structures are searched; all by default.
+        structure: known structures, long ``[G, E]``: nothing is searched.
         seed: fixes all random numbers.
 
     Raises:
@@ -76,8 +78,9 @@ class BounceGrad:
         num_steps: int = 1000,
         minutes: float | None = None,
         start_temperature: float = 30.0,
-        num_moves: int = 4,
+        num_moves: int = 20,
         search_frames: tuple[int | None, int | None] | None = None,
+        structure: Tensor | None = None,
         seed: int,
     ) -> None:
         if inner not in ("auto", "exact", "annealing"):
@@ -96,13 +99,14 @@ class BounceGrad:
         self.groups = [[] for _ in range(scenes.num_groups)]  # type: list[list[int]]
         for scene, group in enumerate(scenes.group_index.tolist()):
             self.groups[group].append(scene)
-        self.inner = self._check_inner(inner)
+        self.inner = "given" if structure is not None else self._check_inner(inner)
         self.batch_size = min(batch_size, scenes.num_groups)
         self.num_steps = num_steps
         self.minutes = minutes
         self.num_moves = num_moves
         self.seed = seed
-        self.keys = keys(scenes.group_names)
+        device = self.scenes.trajectory.device
+        self.keys = keys(scenes.group_names, device)
         self.schedule = geometric(start_temperature, 1.0, 1001)
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.Adam(self._parameter_groups(), lr=learning_rate)
@@ -112,9 +116,15 @@ class BounceGrad:
         self.annealing = AdaptiveTemperature(1.0)
         self.num_done = 0
         self.seconds = 0.0
-        prior = model.structure_prior(self.scenes)
-        start = Stream(seed, self.keys, 1).child("start").uniform(0, self.scenes.num_edges)[0]
-        self.structure = prior.from_uniform(start)  # current structures, long [G, E]
+        if structure is None:
+            start = Stream(seed, self.keys, 1).child("start").uniform(0, self.scenes.num_edges)[0]
+            structure = model.structure_prior(self.scenes).from_uniform(start)
+        elif tuple(structure.shape) != (scenes.num_groups, scenes.num_edges) or structure.max() >= model.num_edge_types:
+            raise ValueError(
+                f"structure must have shape {[scenes.num_groups, scenes.num_edges]} and types below "
+                f"{model.num_edge_types}, found {list(structure.shape)} with types up to {int(structure.max())}"
+            )
+        self.structure = structure.to(device).clone()  # current structures, long [G, E]
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Modules, and the few numbers of noise and prior, which must keep pace with them: ten times their rate."""
@@ -128,8 +138,8 @@ class BounceGrad:
         possible = self.model.horizon == 1 and can_enumerate(self.model.likelihood(one), prior)
         if inner == "exact" and not possible:
             raise ValueError(
-                f"inner='exact' does not fit {self.scenes.num_entities} entities, {self.model.num_edge_types} edge types "
-                f"and horizon {self.model.horizon}; use inner='annealing'"
+                f"inner='exact' does not fit {self.scenes.num_entities} entities, {self.model.num_edge_types} types of "
+                f"edge and horizon {self.model.horizon}; use inner='annealing'"
             )
         return ("exact" if possible else "annealing") if inner == "auto" else inner
 
@@ -166,19 +176,20 @@ class BounceGrad:
         self.structure[batch] = structure
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2
         module_loss = self._module_step(scoring, structure, rate)
-        encoder_loss = self._encoder_step(search, structure, rate)
+        encoder_loss = self._encoder_step(self._random_window(search), structure, rate)
         self.num_done += 1
         self.seconds += time.monotonic() - started
         return Losses(module_loss, encoder_loss, temperature, acceptance)
 
     def _search(self, scenes: Scenes, batch: Tensor, stream: Stream) -> tuple[Tensor, float, float]:
+        if self.inner == "given":
+            return self.structure[batch], 1.0, 1.0
         prior = self.model.structure_prior(scenes)
         if self.inner == "exact":
             temperature = self.schedule(round(1000 * min(1.0, 4 * self.progress)))
             posterior = enumerate_posterior(self.model.likelihood(scenes), prior, temperature)
             return posterior.sample(stream, self.num_done)[0], temperature, 1.0
-        cache = "messages" if self.model.horizon == 1 else "none"
-        target = StructureTarget(self.model.likelihood(scenes, cache=cache), prior)
+        target = StructureTarget(self.model.likelihood(scenes), prior)
         components: list[AbstractProposal] = [UniformPair(prior) if prior.tied else UniformEdge(prior)]
         if self.encoder is not None:
             components.append(ReceiverBlock(prior, log_q(self.encoder, scenes)))
@@ -208,10 +219,17 @@ class BounceGrad:
         self.optimizer.zero_grad()
         num_values = scenes.transition_mask.sum() * scenes.state_size
         loss = -self.model.log_joint(scenes, structure[None]).sum() / num_values
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()
         return float(loss.detach())
+
+    def _random_window(self, scenes: Scenes) -> Scenes:
+        """Consecutive frames of random length and place: the encoder must serve windows of any length."""
+        random = generator(self.seed, "window", self.num_done)
+        length = int(torch.randint(min(10, scenes.num_frames), scenes.num_frames + 1, (1,), generator=random))
+        start = int(torch.randint(scenes.num_frames - length + 1, (1,), generator=random))
+        return scenes.frames(start, start + length)
 
     def _encoder_step(self, scenes: Scenes, structure: Tensor, rate: float) -> float:
         if self.encoder is None or self.encoder_optimizer is None:
@@ -286,7 +304,7 @@ class BounceGrad:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.encoder_optimizer is not None and state["encoder_optimizer"] is not None:
             self.encoder_optimizer.load_state_dict(state["encoder_optimizer"])
-        self.structure = state["structure"].clone()
+        self.structure = state["structure"].to(self.structure.device).clone()
         self.annealing = AdaptiveTemperature(*state["annealing"])
         self.num_done = state["num_done"]
         self.seconds = state["seconds"]

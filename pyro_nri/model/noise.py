@@ -49,7 +49,8 @@ class NormalNoise(AbstractNoise):
     """Gaussian noise."""
 
     def forward(self, prediction: Tensor, state: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(prediction, self.scale, validate_args=False).to_event(1)
+        independent: dist.TorchDistribution = dist.Normal(prediction, self.scale, validate_args=False).to_event(1)
+        return independent
 
 
 class StudentTNoise(AbstractNoise):
@@ -65,7 +66,9 @@ class StudentTNoise(AbstractNoise):
         self.degrees_of_freedom = degrees_of_freedom
 
     def forward(self, prediction: Tensor, state: Tensor) -> dist.TorchDistribution:
-        return dist.StudentT(self.degrees_of_freedom, prediction, self.scale, validate_args=False).to_event(1)
+        each = dist.StudentT(self.degrees_of_freedom, prediction, self.scale, validate_args=False)
+        independent: dist.TorchDistribution = each.to_event(1)
+        return independent
 
 
 NOISES: dict[str, type[AbstractNoise]] = {"normal": NormalNoise, "student_t": StudentTNoise}

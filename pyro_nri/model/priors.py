@@ -1,7 +1,7 @@
 """Which structures are likely before any motion was seen."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -22,7 +22,7 @@ class StructureDistribution(dist.TorchDistribution):
         tied: whether z_ij = z_ji (symmetric structures).
     """
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(
@@ -49,7 +49,7 @@ class StructureDistribution(dist.TorchDistribution):
         return StructureDistribution(self.type_log_weight, mask, tied=self.tied, validate_args=False)
 
     def edge_log_weight(self) -> Tensor:
-        """Log weight of each type at each edge on its own, ``[*batch, E, K]``: [0, -inf, ...] where an end is padding."""
+        """Log weight of each type at each edge, ``[*batch, E, K]``: [0, -inf, ...] where an end is padding."""
         absent = torch.full_like(self.type_log_weight, -torch.inf)
         absent[0] = 0
         return torch.where(self.edge_mask[..., None], self.type_log_weight, absent)

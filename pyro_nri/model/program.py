@@ -24,8 +24,8 @@ class SceneModel(PyroModule):
     """Structure, hidden state and trajectory of a batch of scenes as a Pyro program.
 
     Sites: ``edge_type`` long ``[G, E]``; ``hidden_state`` ``[B, N_hidden, D]`` in scaled units (absent when nothing is
-    hidden); ``trajectory`` ``[B, T - 1, N, D]`` in raw units. The modules are parameters: point-estimated by training, so
-    every posterior is given the learned modules.
+    hidden); ``trajectory`` ``[B, T - 1, N, D]`` in raw units. The modules are parameters: point-estimated by
+    training, so every posterior is given the learned modules.
 
     Args:
         dynamics: edge and node modules.
@@ -102,7 +102,8 @@ class SceneModel(PyroModule):
         offset, scale = fit_scaling(scenes)
         self.score_offset.copy_(offset)
         self.score_scale.copy_(scale)
-        self.noise.fit_scaling(fit_change_scale(scenes))
+        noise: AbstractNoise = self.noise
+        noise.fit_scaling(fit_change_scale(scenes))
         if hasattr(self.dynamics, "fit_scaling"):
             self.dynamics.fit_scaling(scenes)
 
@@ -122,7 +123,9 @@ class SceneModel(PyroModule):
             if scenes.entity_kind is None:
                 raise ValueError(f"the model has {kinds} kinds of entity, the scenes do not name any")
             if int(scenes.entity_kind.max()) >= kinds:
-                raise ValueError(f"the model has {kinds} kinds of entity, the scenes name {int(scenes.entity_kind.max()) + 1}")
+                raise ValueError(
+                    f"the model has {kinds} kinds of entity, the scenes name {int(scenes.entity_kind.max()) + 1}"
+                )
         return scenes.to(self.dtype, self.score_scale.device)
 
     # --- the program -------------------------------------------------------------------------------------------------
@@ -156,7 +159,8 @@ class SceneModel(PyroModule):
 
     def _hidden_prior(self) -> dist.TorchDistribution:
         zero = self.score_offset.new_zeros(self.num_hidden, self.dynamics.state_size)
-        return dist.Normal(zero, 1.0).to_event(2)
+        independent: dist.TorchDistribution = dist.Normal(zero, 1.0).to_event(2)
+        return independent
 
     def _edge_mask(self, scenes: Scenes) -> Tensor:
         """Existing edges of each scene, hidden entities included, bool ``[B, E]``."""
@@ -232,7 +236,7 @@ class SceneModel(PyroModule):
         return total
 
     def likelihood(self, scenes: Scenes, *, cache: str = "auto") -> AbstractLikelihood:
-        """Log-likelihood of structures of these scenes under the modules as they are now, prepared for many evaluations.
+        """Log-likelihood of structures under the modules as they are now, prepared for many evaluations.
 
         Args:
             scenes: B scenes in G groups.
@@ -243,7 +247,9 @@ class SceneModel(PyroModule):
             ValueError: a cache is asked for that the model does not admit.
         """
         if self.num_hidden:
-            raise ValueError("the structure likelihood of a model with hidden entities depends on their path; num_hidden must be 0")
+            raise ValueError(
+                "the structure likelihood of a model with hidden entities depends on their path; num_hidden must be 0"
+            )
         scenes = self.prepare(scenes)
         factorises = self.horizon == 1
         fits = num_codes(self.num_edge_types, scenes.num_entities) <= MAX_TABLE_CODES
@@ -252,7 +258,9 @@ class SceneModel(PyroModule):
         if cache not in ("table", "messages", "none"):
             raise ValueError(f"cache must be auto, table, messages or none, found {cache!r}")
         if cache != "none" and not factorises:
-            raise ValueError(f"cache must be 'none' for horizon {self.horizon}: only one step factorises over receivers")
+            raise ValueError(
+                f"cache must be 'none' for horizon {self.horizon}: only one step factorises over receivers"
+            )
         if cache == "table":
             return receiver_table(self.dynamics, self.noise, scenes)
         if cache == "messages":
@@ -311,4 +319,3 @@ class DirectLikelihood(AbstractLikelihood):
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         with torch.no_grad():
             return self.model.entity_log_likelihood(self.scenes, structure.long())
-

@@ -167,7 +167,8 @@ def receiver_table(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Sce
         scenes: B scenes in G groups, floats in the dtype of the modules.
 
     Returns:
-        The table ``[G, N, K ** (N - 1)]``; codes that give a padded sender a type other than 0 repeat the value of type 0.
+        The table ``[G, N, K ** (N - 1)]``; codes that give a padded sender a type other than 0 repeat the value of
+        type 0.
     """
     num_types, num_entities = dynamics.num_edge_types, scenes.num_entities
     count = num_codes(num_types, num_entities)
@@ -177,9 +178,7 @@ def receiver_table(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Sce
     with torch.no_grad():
         for start in range(0, scenes.num_scenes, size):
             tables.append(_table_of_chunk(dynamics, noise, scenes[start : start + size]))
-    summed = torch.zeros(
-        (scenes.num_groups, num_entities, count), dtype=torch.float64, device=scenes.trajectory.device
-    )
+    summed = torch.zeros((scenes.num_groups, num_entities, count), dtype=torch.float64, device=scenes.trajectory.device)
     summed.index_add_(0, scenes.group_index, torch.cat(tables))
     return ReceiverTable(summed, num_types, scenes.edge_mask[scenes.group_first_scene])
 

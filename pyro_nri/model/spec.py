@@ -56,7 +56,9 @@ class ModelSpec:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ValueError(f"the model's description has an unknown entry {unknown[0]!r}; was it made by a newer version?")
+            raise ValueError(
+                f"the model's description has an unknown entry {unknown[0]!r}; was it made by a newer version?"
+            )
         try:
             return cls(**{**values, "state_names": tuple(values["state_names"])})
         except (KeyError, TypeError) as error:

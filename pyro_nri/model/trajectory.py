@@ -1,6 +1,6 @@
 """The distribution of a trajectory given its first frame, a structure and the modules."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -13,12 +13,13 @@ from pyro_nri.model.noise import AbstractNoise
 
 
 class Trajectory(dist.TorchDistribution):
-    """Frames 1 to T - 1 of the observed entities, given frame 0: batch ``[*batch]``, event ``[T - 1, N, D]``, raw units.
+    """Frames 1 to T - 1 of the observed entities, given frame 0: event ``[T - 1, N, D]``, raw units.
 
     ``log_prob`` is teacher-forced in one pass: predictions start again from the observed state every ``horizon`` frames
-    and roll deterministically inside a block. Each prediction carries its own noise, so with ``horizon = 1`` this is the
-    exact density of the autoregressive process that ``sample`` draws from; with a longer horizon it is the paper's
-    training objective, read as a density given the observed restarts. Transitions that touch a missing state are left out.
+    and roll deterministically inside a block. Each prediction carries its own noise, so with ``horizon = 1`` this is
+    the exact density of the autoregressive process that ``sample`` draws from; with a longer horizon it is the paper's
+    training objective, read as a density given the observed restarts. Transitions that touch a missing state are left
+    out.
 
     Args:
         initial_state: frame 0, a covariate, ``[*batch, N, D]``.
@@ -31,10 +32,11 @@ class Trajectory(dist.TorchDistribution):
         entity_mask: bool ``[*batch, N]``, False for padding.
         edge_mask: bool ``[*batch, E]`` over all entities.
         entity_kind: long ``[*batch, N + N_hidden]``.
-        hidden_state: state of hidden entities at frame 0, ``[*batch, N_hidden, D]``, raw units; None: nothing is hidden.
+        hidden_state: state of hidden entities at frame 0, ``[*batch, N_hidden, D]``, raw units; None: nothing is
+            hidden.
     """
 
-    arg_constraints: dict[str, Any] = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = False
 
     def __init__(
@@ -110,7 +112,9 @@ class Trajectory(dist.TorchDistribution):
         """Log density of each entity's frames, ``[*batch, N]``; sums to :meth:`log_prob`."""
         initial = self.initial_state[..., None, :, :]
         batch = torch.broadcast_shapes(value.shape[:-3], initial.shape[:-3])
-        trajectory = torch.cat([initial.expand(*batch, *initial.shape[-3:]), value.expand(*batch, *value.shape[-3:])], -3)
+        trajectory = torch.cat(
+            [initial.expand(*batch, *initial.shape[-3:]), value.expand(*batch, *value.shape[-3:])], -3
+        )
         predictions = teacher_forcing(
             self.dynamics,
             trajectory,

@@ -4,6 +4,8 @@ An edge is an ordered pair sender -> receiver; self-pairs are left out. Edges ar
 for N = 3 they are 0->1, 0->2, 1->0, 1->2, 2->0, 2->1. With N entities there are E = N (N - 1) edges.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,7 +68,7 @@ def num_entities_of(count: int) -> int:
     Raises:
         ValueError: there is none.
     """
-    num_entities = round((1 + (1 + 4 * count) ** 0.5) / 2)
+    num_entities = math.isqrt(4 * count + 1) // 2 + 1
     if num_edges(num_entities) != count or num_entities < 2:
         raise ValueError(f"{count} edges found, wanted N (N - 1) for some N of at least 2")
     return num_entities

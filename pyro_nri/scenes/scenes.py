@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_nri.scenes import edges
+from pyro_nri.scenes.checks import check_array, check_entity_names, check_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,16 +92,16 @@ class Scenes:
         time_step = float(time_step)
         if not 0 < time_step < float("inf"):
             raise ValueError(f"time_step must be a positive number, found {time_step}")
-        entity_mask = _array("entity_mask", entity_mask, (num_scenes, num_entities), torch.bool, fill=True)
-        observation_mask = _array(
+        entity_mask = check_array("entity_mask", entity_mask, (num_scenes, num_entities), torch.bool, fill=True)
+        observation_mask = check_array(
             "observation_mask", observation_mask, (num_scenes, num_frames, num_entities), torch.bool, fill=True
         )
         observation_mask = observation_mask & entity_mask[:, None, :]
-        scene_names = _names("scene_names", scene_names, num_scenes)
+        scene_names = check_names("scene_names", scene_names, num_scenes)
         if len(set(scene_names)) < num_scenes:
             repeated = next(name for name in scene_names if scene_names.count(name) > 1)
             raise ValueError(f"scene_names must be unique, found {repeated!r} more than once")
-        all_entity_names = _entity_names(entity_names, entity_mask, scene_names)
+        all_entity_names = check_entity_names(entity_names, entity_mask, scene_names)
         if (few := entity_mask.sum(-1) < 2).any():
             scene = scene_names[int(few.nonzero()[0])]
             raise ValueError(f"scene {scene!r} has fewer than two entities, at least two are needed for an edge")
@@ -107,22 +109,22 @@ class Scenes:
         if bad.any():
             b, t, n, _ = (int(i) for i in bad.nonzero()[0])
             raise ValueError(
-                f"trajectory of scene {scene_names[b]!r}, entity {all_entity_names[b][n]!r} is not finite at frame {t}; "
-                f"mark missing states in observation_mask"
+                f"trajectory of scene {scene_names[b]!r}, entity {all_entity_names[b][n]!r} is not finite at frame "
+                f"{t}; mark missing states in observation_mask"
             )
         if state_names is None:
             state_names = {2: ("x", "vx"), 4: ("x", "y", "vx", "vy")}.get(
                 state_size, tuple(f"s{d}" for d in range(state_size))
             )
-        groups = scene_names if structure_group is None else _names("structure_group", structure_group, num_scenes)
+        groups = scene_names if structure_group is None else check_names("structure_group", structure_group, num_scenes)
         if edge_type is not None:
-            edge_type = _array("edge_type", edge_type, (num_scenes, edges.num_edges(num_entities)), torch.long)
+            edge_type = check_array("edge_type", edge_type, (num_scenes, edges.num_edges(num_entities)), torch.long)
             if (edge_type < 0).any():
                 raise ValueError(f"edge_type must be 0 or more, found {int(edge_type.min())}")
             edge_type = edge_type * _edge_mask(entity_mask)
         if entity_kind is not None:
             kinds = torch.as_tensor(entity_kind, dtype=torch.long)
-            entity_kind = _array(
+            entity_kind = check_array(
                 "entity_kind",
                 kinds.expand(num_scenes, -1) if kinds.ndim == 1 else kinds,
                 (num_scenes, num_entities),
@@ -131,7 +133,9 @@ class Scenes:
             if (entity_kind < 0).any():
                 raise ValueError(f"entity_kind must be 0 or more, found {int(entity_kind.min())}")
         if initial_state is not None:
-            initial_state = _array("initial_state", initial_state, (num_scenes, num_entities, state_size), torch.float64)
+            initial_state = check_array(
+                "initial_state", initial_state, (num_scenes, num_entities, state_size), torch.float64
+            )
         scenes = cls(
             trajectory=torch.where(observation_mask[..., None], trajectory, torch.zeros_like(trajectory)),
             time_step=time_step,
@@ -139,7 +143,7 @@ class Scenes:
             entity_mask=entity_mask,
             scene_names=scene_names,
             entity_names=all_entity_names,
-            state_names=_names("state_names", state_names, state_size),
+            state_names=check_names("state_names", state_names, state_size),
             structure_group=groups,
             entity_kind=entity_kind,
             edge_type=edge_type,
@@ -153,8 +157,8 @@ class Scenes:
         for scene, group in enumerate(self.group_index.tolist()):
             if self.entity_names[scene] != self.entity_names[first[group]]:
                 raise ValueError(
-                    f"structure_group {self.structure_group[scene]!r}: scene {self.scene_names[scene]!r} has other entities "
-                    f"than scene {self.scene_names[first[group]]!r}; scenes that share a structure need the same entities"
+                    f"structure_group {self.structure_group[scene]!r}: scene {self.scene_names[scene]!r} has other "
+                    f"entities than scene {self.scene_names[first[group]]!r}, which shares its structure"
                 )
 
     # --- sizes -------------------------------------------------------------------------------------------------------
@@ -212,6 +216,12 @@ class Scenes:
         """
         return self.complete_frame[:, :-1, None] & self.observation_mask[:, 1:]
 
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """A short hash of each scene's first two frames, by which a scene is known again under any name."""
+        first = self.trajectory[:, :2].double().cpu().numpy()
+        return tuple(blake2b(frames.tobytes(), digest_size=8).hexdigest() for frames in first)
+
     # --- shared structures -------------------------------------------------------------------------------------------
     @property
     def group_names(self) -> tuple[str, ...]:
@@ -232,13 +242,16 @@ class Scenes:
     @property
     def group_first_scene(self) -> list[int]:
         """For each structure group the number of its first scene; G integers."""
-        return [self.structure_group.index(name) for name in self.group_names]
+        first: dict[str, int] = {}
+        for scene, name in enumerate(self.structure_group):
+            first.setdefault(name, scene)
+        return list(first.values())
 
     def share_structure(self, group: str | Sequence[object] | Mapping[str, object]) -> "Scenes":
         """The same scenes with other structure groups.
 
         Args:
-            group: "none" (each scene its own), "all" (one structure for all), B group names, or a mapping from scene name.
+            group: "none" (each scene its own), "all" (one for all), B group names, or a mapping from scene name.
 
         Raises:
             ValueError: the groups do not fit the scenes.
@@ -252,7 +265,7 @@ class Scenes:
                 raise ValueError(f"group has no entry for scene {missing[0]!r}")
             names = tuple(str(group[name]) for name in self.scene_names)
         else:
-            names = _names("group", group, self.num_scenes)
+            names = check_names("group", group, self.num_scenes)
         scenes = replace(self, structure_group=names)
         scenes._check_groups()
         return scenes
@@ -265,7 +278,7 @@ class Scenes:
             raise ValueError("index selects no scene, at least one is needed")
         where = chosen.to(self.trajectory.device)
         order = chosen.tolist()
-        optional = {
+        optional: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else value[where]
             for name in ("entity_kind", "edge_type", "initial_state")
         }
@@ -310,21 +323,23 @@ class Scenes:
         if num_transitions < 1:
             raise ValueError(f"num_transitions must be at least 1, found {num_transitions}")
         starts = range(0, self.num_frames - 1, num_transitions)
-        length = num_transitions + 1
-        parts = []
-        for w, start in enumerate(starts):
-            part = self.frames(start, start + length)
-            short = length - part.num_frames
-            parts.append(
-                replace(
-                    part,
-                    trajectory=torch.nn.functional.pad(part.trajectory, (0, 0, 0, 0, 0, short)),
-                    observation_mask=torch.nn.functional.pad(part.observation_mask, (0, 0, 0, short)),
-                    scene_names=tuple(f"{name}[{w}]" for name in self.scene_names),
-                    initial_state=None,
-                )
-            )
-        return concatenate(parts)
+        index = torch.tensor([list(range(start, start + num_transitions + 1)) for start in starts])  # [W, length]
+        inside = (index < self.num_frames).to(self.trajectory.device)
+        index = index.clamp(max=self.num_frames - 1).to(self.trajectory.device)
+        seen = self.observation_mask[:, index] & inside[..., None]  # [B, W, length, N]
+        states = torch.where(seen[..., None], self.trajectory[:, index], self.trajectory.new_zeros(()))
+
+        def repeated(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(value for value in values for _ in starts)
+
+        whole = self[list(repeated(range(self.num_scenes)))]
+        return replace(
+            whole,
+            trajectory=states.flatten(0, 1),
+            observation_mask=seen.flatten(0, 1),
+            scene_names=tuple(f"{name}[{w}]" for name in self.scene_names for w in range(len(starts))),
+            initial_state=None,
+        )
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Scenes":
         """The same scenes with floats in ``dtype`` and all tensors on ``device``."""
@@ -341,104 +356,5 @@ class Scenes:
         return replace(self, **moved)  # type: ignore[arg-type]
 
 
-def concatenate(parts: Sequence[Scenes]) -> Scenes:
-    """Put batches one behind the other; entities are padded to the largest N. Frames, state and time step must agree.
-
-    ``edge_type``, ``entity_kind`` and ``initial_state`` are kept only if every part has them.
-
-    Raises:
-        ValueError: parts differ in frames, state variables or time step, or scene names repeat.
-    """
-    if not parts:
-        raise ValueError("parts is empty, at least one batch is needed")
-    first = parts[0]
-    for part in parts[1:]:
-        for what in ("num_frames", "state_names", "time_step"):
-            if getattr(part, what) != getattr(first, what):
-                raise ValueError(f"parts must have the same {what}, found {getattr(first, what)} and {getattr(part, what)}")
-    num_entities = max(part.num_entities for part in parts)
-    padded = [_pad(part, num_entities) for part in parts]
-
-    def joined(name: str) -> Tensor | None:
-        values = [getattr(part, name) for part in padded]
-        return None if any(value is None for value in values) else torch.cat(values)
-
-    return Scenes.from_arrays(
-        joined("trajectory"),
-        time_step=first.time_step,
-        observation_mask=joined("observation_mask"),
-        entity_mask=joined("entity_mask"),
-        scene_names=sum((part.scene_names for part in padded), ()),
-        entity_names=sum((part.entity_names for part in padded), ()),
-        state_names=first.state_names,
-        structure_group=sum((part.structure_group for part in padded), ()),
-        entity_kind=joined("entity_kind"),
-        edge_type=joined("edge_type"),
-        initial_state=joined("initial_state"),
-    )
-
-
-def _pad(scenes: Scenes, num_entities: int) -> Scenes:
-    """``scenes`` with unobserved entities added until there are ``num_entities``."""
-    extra = num_entities - scenes.num_entities
-    if extra == 0:
-        return scenes
-    pad = torch.nn.functional.pad
-    edge_type = scenes.edge_type
-    if edge_type is not None:
-        edge_type = edges.from_matrix(pad(edges.to_matrix(edge_type), (0, extra, 0, extra)))
-    return replace(
-        scenes,
-        trajectory=pad(scenes.trajectory, (0, 0, 0, extra)),
-        observation_mask=pad(scenes.observation_mask, (0, extra)),
-        entity_mask=pad(scenes.entity_mask, (0, extra)),
-        entity_names=tuple(names + ("",) * extra for names in scenes.entity_names),
-        entity_kind=None if scenes.entity_kind is None else pad(scenes.entity_kind, (0, extra)),
-        edge_type=edge_type,
-        initial_state=None if scenes.initial_state is None else pad(scenes.initial_state, (0, 0, 0, extra)),
-    )
-
-
 def _edge_mask(entity_mask: Tensor) -> Tensor:
     return edges.from_matrix(entity_mask[:, :, None] & entity_mask[:, None, :])
-
-
-def _array(
-    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, fill: bool | float | None = None
-) -> Tensor:
-    if value is None:
-        return torch.full(shape, fill, dtype=dtype)  # type: ignore[arg-type]
-    tensor = torch.as_tensor(value)
-    if tuple(tensor.shape) != shape:
-        raise ValueError(f"{name} must have shape {list(shape)}, found {list(tensor.shape)}")
-    if dtype == torch.long and tensor.is_floating_point():
-        if not torch.equal(tensor, tensor.round()):
-            raise ValueError(f"{name} must hold whole numbers")
-    return tensor.to(dtype)
-
-
-def _names(what: str, names: Sequence[object] | None, count: int) -> tuple[str, ...]:
-    result = tuple(str(name) for name in (range(count) if names is None else names))
-    if len(result) != count:
-        raise ValueError(f"{what} must have {count} entries, found {len(result)}")
-    return result
-
-
-def _entity_names(
-    names: Sequence[object] | Sequence[Sequence[object]] | None, entity_mask: Tensor, scene_names: tuple[str, ...]
-) -> tuple[tuple[str, ...], ...]:
-    num_scenes, num_entities = entity_mask.shape
-    if names is None or len(names) == 0 or isinstance(names[0], str) or not isinstance(names[0], Sequence):
-        rows = (_names("entity_names", names, num_entities),) * num_scenes
-    else:
-        if len(names) != num_scenes:
-            raise ValueError(f"entity_names must have an entry for each of {num_scenes} scenes, found {len(names)}")
-        rows = tuple(_names("entity_names", row, num_entities) for row in names)  # type: ignore[arg-type]
-    result = []
-    for scene, row, mask in zip(scene_names, rows, entity_mask.tolist(), strict=True):
-        kept = tuple(name if present else "" for name, present in zip(row, mask, strict=True))
-        present_names = [name for name, present in zip(row, mask, strict=True) if present]
-        if len(set(present_names)) < len(present_names):
-            raise ValueError(f"entity_names of scene {scene!r} must be unique, found {present_names}")
-        result.append(kept)
-    return tuple(result)

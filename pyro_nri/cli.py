@@ -1,0 +1,220 @@
+"""The command ``pyro-nri``: arguments in, one plain sentence out when they do not fit."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import pyro_nri.commands as commands
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One sentence instead of the whole usage."""
+        self.exit(EXIT_BAD_INPUT, f"pyro-nri: {message}\n")
+
+
+def frame_range(text: str) -> tuple[int | None, int | None]:
+    """Read ``A:B``, half-open; either side may be empty.
+
+    >>> frame_range("0:49"), frame_range("49:")
+    ((0, 49), (49, None))
+    """
+    parts = text.split(":")
+    try:
+        start, stop = (int(part) if part else None for part in parts)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be A:B with whole numbers, found {text!r}") from None
+    return start, stop
+
+
+def _number(kind: Callable[[str], Any], lowest: float, *, open_low: bool = False) -> Callable[[str], Any]:
+    """An argument type with a lower bound."""
+
+    def read(text: str) -> Any:
+        what = "a whole number" if kind is int else "a number"
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {what}, found {text!r}") from None
+        if value < lowest or (open_low and value == lowest) or value != value:
+            raise argparse.ArgumentTypeError(
+                f"must be {what} {'above' if open_low else 'of at least'} {lowest:g}, found {text}"
+            )
+        return value
+
+    return read
+
+
+_COUNT = _number(int, 1)
+_POSITIVE = _number(float, 0, open_low=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    parser = _Parser(
+        prog="pyro-nri",
+        description="Posterior inference over interaction structures: which kind of interaction links each ordered "
+        "pair of entities, and how sure the data make us.",
+    )
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[argparse.Namespace], dict[str, Any]], help: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=help, description=help)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+        sub.add_argument("--quiet", action="store_true", help="no progress bars")
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("simulate", commands.simulate, "simulate scenes after the protocol of NRI, with the truth")
+    sub.add_argument("system", choices=["springs", "charged"])
+    sub.add_argument("--num-scenes", type=_COUNT, required=True)
+    sub.add_argument("--num-entities", type=_number(int, 2), default=5)
+    sub.add_argument("--num-frames", type=_number(int, 2), default=49)
+    sub.add_argument(
+        "--frame-spacing", type=_COUNT, default=100, help="simulation sub-steps of 0.001 between two frames"
+    )
+    sub.add_argument("--measurement-noise", type=_number(float, 0), default=0.0, metavar="SD", help="raw units")
+    sub.add_argument("--seed", type=_number(int, 0), required=True)
+    sub.add_argument("--out", required=True, help="NetCDF file")
+
+    sub = command("train", commands.train, "learn modules from scenes without knowing their structures (BounceGrad)")
+    _scene_arguments(sub)
+    sub.add_argument("--num-edge-types", type=int, required=True, metavar="K")
+    sub.add_argument("--dynamics", choices=["message-passing"], default="message-passing")
+    sub.add_argument("--prior", choices=["independent", "symmetric"], default="independent")
+    sub.add_argument("--noise", choices=["normal", "student-t"], default="student-t")
+    sub.add_argument("--no-interaction", action="store_true", help="type 0 means no interaction and sends no message")
+    sub.add_argument("--preset", choices=["small", "paper"], default="small", help="size of the networks")
+    sub.add_argument(
+        "--inner", choices=["auto", "exact", "annealing"], default="auto", help="how structures are searched"
+    )
+    sub.add_argument(
+        "--horizon", type=_COUNT, default=1, metavar="H", help="frames between two restarts; the paper has 10"
+    )
+    sub.add_argument("--edges", choices=["infer", "given", "full"], default="infer")
+    sub.add_argument("--search-frames", type=frame_range, metavar="A:B", help="frames on which structures are searched")
+    sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to train on, half-open")
+    sub.add_argument("--batch-size", type=_COUNT, default=16)
+    sub.add_argument("--learning-rate", type=_POSITIVE, default=3e-3)
+    length = sub.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=_POSITIVE, metavar="M", help="train by the clock")
+    length.add_argument("--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600)")
+    sub.add_argument(
+        "--resume", action="store_true", help="go on from what an interrupted run of the same command kept"
+    )
+    sub.add_argument("--device", default="cpu")
+    sub.add_argument("--seed", type=_number(int, 0), required=True)
+    sub.add_argument("--out", required=True, help="model file")
+
+    sub = command("infer", commands.infer, "posterior over the structures of scenes, given a trained model")
+    _scene_arguments(sub)
+    sub.add_argument("--model", required=True)
+    sub.add_argument("--method", choices=["auto", "exact", "mcmc"], default="auto")
+    sub.add_argument(
+        "--proposal", choices=["auto", "uniform", "neural", "exact"], default="auto", help="moves of the chains"
+    )
+    sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to infer from, half-open")
+    sub.add_argument("--num-chains", type=_COUNT, default=4)
+    sub.add_argument("--num-draws", type=_COUNT, default=500)
+    sub.add_argument("--num-warmup", type=_number(int, 0), default=200)
+    sub.add_argument("--thin", type=_COUNT, default=1)
+    sub.add_argument("--resume", action="store_true", help="go on with the chains of an interrupted run")
+    sub.add_argument("--device", default="cpu")
+    sub.add_argument("--seed", type=_number(int, 0), required=True)
+    sub.add_argument("--out", required=True, help="NetCDF file")
+
+    sub = command("predict", commands.predict, "roll the motion forward under drawn structures")
+    _scene_arguments(sub)
+    sub.add_argument("--model", required=True)
+    sub.add_argument("--posterior", required=True)
+    sub.add_argument("--start", type=_number(int, 0), required=True, help="observed frame to start from")
+    sub.add_argument("--num-steps", type=_COUNT, default=20)
+    sub.add_argument("--out", required=True, help="NetCDF file")
+
+    sub = command("score", commands.score, "compare a posterior with the truth")
+    sub.add_argument("posterior")
+    sub.add_argument("--truth", required=True, metavar="SCENES", help="scenes with known structures")
+    _reading_arguments(sub)
+    sub.add_argument("--model", help="model file, for prediction errors")
+    sub.add_argument(
+        "--frames-after", type=_number(int, 0), default=49, metavar="T", help="rollouts start from this frame"
+    )
+
+    sub = command("export", commands.export, "write the posterior as tables")
+    sub.add_argument("posterior")
+    sub.add_argument("--out", required=True, metavar="DIR")
+    sub.add_argument("--format", choices=["csv", "parquet"], default="csv")
+
+    sub = command("demo", commands.demo, "the main job on the springs scenes that come with the project")
+    sub.add_argument("--out", default="demo_output", metavar="DIR")
+    return parser
+
+
+def _scene_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scenes", metavar="SCENES", help="NetCDF file, folder of NRI arrays, or long CSV/parquet table")
+    _reading_arguments(parser)
+    parser.add_argument(
+        "--share-structure",
+        default=None,
+        metavar="{none,all,COLUMN}",
+        help="which scenes share one structure: none (default), all, or those alike in a column of the table",
+    )
+
+
+def _reading_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split", choices=["train", "valid", "test"], help="part of a folder of NRI arrays")
+    parser.add_argument("--system", help="name in the file names of NRI arrays, for example springs5")
+    parser.add_argument(
+        "--rows", choices=["receiver", "sender"], default="receiver", help="what a row of NRI's edges means"
+    )
+    parser.add_argument("--scene", default="scene", metavar="COLUMN")
+    parser.add_argument("--entity", default="entity", metavar="COLUMN")
+    parser.add_argument("--time", default="time", metavar="COLUMN")
+    parser.add_argument(
+        "--state", default="x,y,vx,vy", metavar="COLUMNS", help="state columns of a table, with commas between"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 2 after bad input, with one sentence on standard error; 130 after an interruption from the keyboard.
+    """
+    parsed = build_parser().parse_args(arguments)
+    try:
+        result = parsed.run(parsed)
+    except commands.Interrupted as stop:
+        print(f"pyro-nri: {stop}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("pyro-nri: interrupted, nothing was written", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except ValueError as error:
+        print(f"pyro-nri: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    if parsed.json:
+        json.dump(_finite(result), sys.stdout, indent=2, allow_nan=False)
+        print()
+    else:
+        print(commands.describe(result))
+    return 0
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: it becomes the string "inf"."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

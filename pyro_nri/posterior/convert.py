@@ -1,0 +1,365 @@
+"""Draws to an ArviZ DataTree and back.
+
+Groups of the tree (axis letters: C chains, S draws, G structures, B recordings, M edges that exist, K types):
+
+- ``posterior``: ``edge_type`` (chain, draw, edge), int8. Coordinates on the flat ``edge`` dimension: ``scene``,
+  ``sender``, ``receiver`` (names), ``scene_index`` and ``edge_index`` (the edge's place in ``[G, E]``).
+- ``sample_stats``: ``log_joint``, ``accepted``, ``proposed`` (chain, draw, scene); ``move_kind``, ``temperature``
+  (chain, draw).
+- ``edge_posterior``, where inference knows more than its draws: ``edge_probability`` (edge, type), exact or
+  Rao-Blackwellised as its attribute ``estimator`` says; ``log_marginal`` (scene).
+- ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
+- ``constant_data``: masks, names, kinds, time step, and if known the truth and the alignment of type labels.
+- ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
+
+A ``scene`` of the tree is one structure: a group of recordings that share it (by default a group of one). Edges of
+padded entities are left out, so scenes with unequal numbers of entities fit.
+"""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+
+from pyro_nri.inference.draws import Draws
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+
+LIBRARY = "pyro_nri"
+FORMAT_VERSION = 1
+
+_OWN_ATTRIBUTES = (
+    "inference_library",
+    "inference_library_version",
+    "posterior_format",
+    "method",
+    "seed",
+    "num_edge_types",
+    "num_evaluations",
+    "complete",
+    "conditioning",
+)
+
+
+def to_datatree(
+    draws: Draws,
+    scenes: Scenes,
+    *,
+    attributes: Mapping[str, str | int | float] | None = None,
+    type_names: Sequence[str] | None = None,
+    type_alignment: NDArray[np.integer] | Sequence[int] | None = None,
+    first_frame: int = 0,
+) -> xr.DataTree:
+    """Name every axis of ``draws`` and put the data beside them.
+
+    Args:
+        draws: draws of G structures.
+        scenes: the scenes they were drawn for; their G structure groups in the same order.
+        attributes: more attributes of the root, beside ``draws.attributes``: command, time, model.
+        type_names: K names of the edge types; default "type_0", "type_1", ...
+        type_alignment: for each of the K inferred types the true type that it stands for, or -1; ``[K]``.
+        first_frame: number of the first frame of ``scenes`` in the recording that it was cut from.
+
+    Returns:
+        The tree that the head of this file describes.
+
+    Raises:
+        ValueError: draws and scenes do not belong together, an argument has another length than K, or an attribute has
+            a name that the tree uses itself.
+    """
+    num_types = draws.num_edge_types
+    if not 1 <= num_types <= 127:
+        raise ValueError(f"num_edge_types must be between 1 and 127, found {num_types}")
+    if draws.group_names != scenes.group_names:
+        raise ValueError("draws and scenes do not have the same structure groups in the same order")
+    if draws.edge_type.shape[2:] != (scenes.num_groups, scenes.num_edges):
+        raise ValueError(
+            f"draws.edge_type must have shape [C, S, {scenes.num_groups}, {scenes.num_edges}] for these scenes, "
+            f"found {list(draws.edge_type.shape)}"
+        )
+    names = tuple(f"type_{k}" for k in range(num_types)) if type_names is None else tuple(map(str, type_names))
+    if len(names) != num_types:
+        raise ValueError(f"type_names must have {num_types} entries, found {len(names)}")
+    more = {**draws.attributes, **(attributes or {})}
+    if taken := sorted(set(more) & set(_OWN_ATTRIBUTES)):
+        raise ValueError(f"attributes must not be called {', '.join(taken)}: the posterior sets these itself")
+    root = {
+        "inference_library": LIBRARY,
+        "inference_library_version": _library_version(),
+        "posterior_format": FORMAT_VERSION,
+        "method": draws.method,
+        "seed": draws.seed,
+        "num_edge_types": num_types,
+        "num_evaluations": draws.num_evaluations,
+        "complete": int(draws.complete),
+        "conditioning": "given the learned modules: their uncertainty is not part of this posterior",
+        **{key: int(value) if isinstance(value, bool) else value for key, value in more.items()},
+    }
+    edge = _edge_coordinates(scenes)
+    groups = {
+        "/": xr.Dataset(attrs=root),
+        "posterior": _posterior(draws, edge, names),
+        "sample_stats": _sample_stats(draws),
+    }
+    if draws.edge_probability is not None or draws.log_marginal is not None:
+        groups["edge_posterior"] = _edge_posterior(draws, edge, names)
+    groups["observed_data"] = _observed_data(scenes, first_frame)
+    groups["constant_data"] = _constant_data(scenes, edge, names, draws.move_names, type_alignment)
+    if draws.warmup is not None:
+        own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
+        groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
+        groups["warmup_sample_stats"] = _sample_stats(draws.warmup)
+    return xr.DataTree.from_dict(groups)
+
+
+def to_draws(tree: xr.DataTree) -> Draws:
+    """Undo :func:`to_datatree`: draws ``[C, S, G, E]``, to resume a run or to compute with.
+
+    Raises:
+        ValueError: a group is missing.
+    """
+    warmup = None
+    if "warmup_posterior" in tree.children:
+        warmup = _draws_of(tree, "warmup_", tree.children["warmup_posterior"].attrs)
+    attributes = {str(key): value for key, value in tree.attrs.items() if key not in _OWN_ATTRIBUTES}
+    return _draws_of(tree, "", tree.attrs, warmup=warmup, attributes=attributes)
+
+
+def scenes_of(tree: xr.DataTree) -> Scenes:
+    """Scenes that the posterior was drawn for: B recordings, with the truth if it was known.
+
+    Raises:
+        ValueError: a group is missing.
+    """
+    constant, observed = group(tree, "constant_data"), group(tree, "observed_data")
+    edge_type = None
+    if "true_edge_type" in constant:
+        num_entities = constant.sizes["entity"]
+        names = list(dict.fromkeys(constant["structure_group"].values.tolist()))
+        laid_out = np.zeros((len(names), edges.num_edges(num_entities)), np.int64)
+        laid_out[constant["scene_index"].values, constant["edge_index"].values] = constant["true_edge_type"].values
+        number = {name: g for g, name in enumerate(names)}
+        edge_type = laid_out[[number[name] for name in constant["structure_group"].values.tolist()]]
+    trajectory = observed["trajectory"].values
+    return Scenes.from_arrays(
+        torch.from_numpy(np.nan_to_num(trajectory)),
+        time_step=float(constant["time_step"]),
+        observation_mask=torch.from_numpy(constant["observation_mask"].values.astype(bool)),
+        entity_mask=torch.from_numpy(constant["entity_mask"].values.astype(bool)),
+        scene_names=constant["recording"].values.tolist(),
+        entity_names=constant["entity_name"].values.tolist(),
+        state_names=observed["state"].values.tolist(),
+        structure_group=constant["structure_group"].values.tolist(),
+        entity_kind=torch.from_numpy(constant["entity_kind"].values) if "entity_kind" in constant else None,
+        edge_type=None if edge_type is None else torch.from_numpy(edge_type),
+        initial_state=torch.from_numpy(constant["true_initial_state"].values)
+        if "true_initial_state" in constant
+        else None,
+    )
+
+
+def group(tree: xr.DataTree, name: str) -> xr.Dataset:
+    """Dataset of one group of a posterior.
+
+    Raises:
+        ValueError: there is no such group.
+    """
+    if name not in tree.children:
+        raise ValueError(f"the posterior has no group {name!r}, found {', '.join(tree.children) or 'none'}")
+    return tree.children[name].to_dataset()
+
+
+def _library_version() -> str:
+    try:
+        return metadata.version(LIBRARY)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+# --- parts of the tree -----------------------------------------------------------------------------------------------
+def _edge_coordinates(scenes: Scenes) -> dict[str, Any]:
+    """Coordinates of the flat edge dimension: all edges that exist, by structure group, then row-major by sender."""
+    first = scenes.group_first_scene
+    scene_index, edge_index = np.nonzero(scenes.edge_mask[first].cpu().numpy())
+    entity_names = np.array([scenes.entity_names[b] for b in first], dtype=str)
+    sender, receiver = (ends(scenes.num_entities).numpy()[edge_index] for ends in (edges.senders, edges.receivers))
+    return {
+        "edge": np.arange(len(edge_index)),
+        "scene": ("edge", np.array(scenes.group_names, dtype=str)[scene_index]),
+        "sender": ("edge", entity_names[scene_index, sender]),
+        "receiver": ("edge", entity_names[scene_index, receiver]),
+        "scene_index": ("edge", scene_index),
+        "edge_index": ("edge", edge_index),
+    }
+
+
+def _posterior(draws: Draws, edge: dict[str, Any], type_names: tuple[str, ...]) -> xr.Dataset:
+    num_chains, num_draws = draws.edge_type.shape[:2]
+    values = draws.edge_type[:, :, edge["scene_index"][1], edge["edge_index"][1]].astype(np.int8, copy=False)
+    return xr.Dataset(
+        {"edge_type": (("chain", "draw", "edge"), values, _flags(type_names))},
+        coords={"chain": np.arange(num_chains), "draw": np.arange(num_draws), **edge},
+    )
+
+
+def _sample_stats(draws: Draws) -> xr.Dataset:
+    num_chains, num_draws = draws.log_joint.shape[:2]
+
+    def every_chain(values: NDArray[Any]) -> NDArray[Any]:
+        return np.broadcast_to(values, (num_chains, num_draws)).copy()
+
+    axes, short = ("chain", "draw", "scene"), ("chain", "draw")
+    return xr.Dataset(
+        {
+            "log_joint": (axes, draws.log_joint),
+            "accepted": (axes, draws.accepted),
+            "proposed": (axes, draws.proposed),
+            "move_kind": (short, every_chain(draws.move_kind), _flags(draws.move_names)),
+            "temperature": (short, every_chain(draws.temperature)),
+        },
+        coords={
+            "chain": np.arange(num_chains),
+            "draw": np.arange(num_draws),
+            "scene": np.array(draws.group_names, dtype=str),
+        },
+    )
+
+
+def _edge_posterior(draws: Draws, edge: dict[str, Any], type_names: tuple[str, ...]) -> xr.Dataset:
+    # Here `scene` is the dimension of log_marginal, so the edges say their scene by its index alone.
+    dataset = xr.Dataset(
+        coords={
+            **{name: value for name, value in edge.items() if name != "scene"},
+            "scene": np.array(draws.group_names, dtype=str),
+            "type": np.array(type_names, dtype=str),
+        }
+    )
+    if draws.edge_probability is not None:
+        dataset["edge_probability"] = (
+            ("edge", "type"),
+            draws.edge_probability[edge["scene_index"][1], edge["edge_index"][1]],
+            {"estimator": "exact" if draws.method == "exact" else "rao-blackwell"},
+        )
+    if draws.log_marginal is not None:
+        dataset["log_marginal"] = ("scene", draws.log_marginal)
+    return dataset
+
+
+def _observed_data(scenes: Scenes, first_frame: int) -> xr.Dataset:
+    seen = scenes.observation_mask[..., None].cpu()
+    trajectory = torch.where(seen, scenes.trajectory.cpu(), torch.nan)
+    return xr.Dataset(
+        {"trajectory": (("recording", "frame", "entity", "state"), trajectory.numpy())},
+        coords={
+            "recording": np.array(scenes.scene_names, dtype=str),
+            "frame": np.arange(first_frame, first_frame + scenes.num_frames),
+            "entity": np.arange(scenes.num_entities),
+            "state": np.array(scenes.state_names, dtype=str),
+        },
+    )
+
+
+def _constant_data(
+    scenes: Scenes,
+    edge: dict[str, Any],
+    type_names: tuple[str, ...],
+    move_names: tuple[str, ...],
+    type_alignment: NDArray[np.integer] | Sequence[int] | None,
+) -> xr.Dataset:
+    dataset = xr.Dataset(
+        {
+            "time_step": ((), scenes.time_step),
+            "observation_mask": (("recording", "frame", "entity"), scenes.observation_mask.cpu().numpy()),
+            "entity_mask": (("recording", "entity"), scenes.entity_mask.cpu().numpy()),
+            "entity_name": (("recording", "entity"), np.array(scenes.entity_names, dtype=str)),
+            "structure_group": ("recording", np.array(scenes.structure_group, dtype=str)),
+        },
+        coords={
+            **edge,
+            "recording": np.array(scenes.scene_names, dtype=str),
+            "entity": np.arange(scenes.num_entities),
+            "type": np.array(type_names, dtype=str),
+        },
+    )
+    if move_names:
+        dataset = dataset.assign_coords(move=np.array(move_names, dtype=str))
+    if scenes.entity_kind is not None:
+        dataset["entity_kind"] = (("recording", "entity"), scenes.entity_kind.cpu().numpy())
+    if scenes.initial_state is not None:
+        dataset["true_initial_state"] = (("recording", "entity", "state"), scenes.initial_state.cpu().numpy())
+    if type_alignment is not None:
+        alignment = np.asarray(type_alignment, np.int64)
+        if alignment.shape != (len(type_names),):
+            raise ValueError(f"type_alignment must have shape [{len(type_names)}], found {list(alignment.shape)}")
+        dataset["type_alignment"] = ("type", alignment)
+    if scenes.edge_type is not None:
+        truth = scenes.edge_type.cpu()
+        if torch.equal(truth[scenes.group_first_scene][scenes.group_index.cpu()], truth):
+            shared = truth[scenes.group_first_scene].numpy()
+            dataset["true_edge_type"] = ("edge", shared[edge["scene_index"][1], edge["edge_index"][1]])
+        else:
+            warnings.warn(
+                "scenes that share a structure have different true edge types; the truth is left out of the posterior",
+                stacklevel=3,
+            )
+    return dataset
+
+
+def _flags(names: tuple[str, ...]) -> dict[str, Any]:
+    """CF attributes that say what the codes 0, 1, ... mean; a blank within a name becomes an underscore."""
+    if not names:
+        return {}
+    meanings = " ".join(re.sub(r"\s+", "_", name) for name in names)
+    return {"flag_values": np.arange(len(names), dtype=np.int8), "flag_meanings": meanings}
+
+
+def _draws_of(
+    tree: xr.DataTree,
+    prefix: str,
+    counts: Mapping[Any, Any],
+    warmup: Draws | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> Draws:
+    posterior, stats = group(tree, f"{prefix}posterior"), group(tree, f"{prefix}sample_stats")
+    constant = group(tree, "constant_data")
+    num_structures, num_edges = stats.sizes["scene"], edges.num_edges(constant.sizes["entity"])
+    place = posterior["scene_index"].values * num_edges + posterior["edge_index"].values
+    values = posterior["edge_type"].values
+    edge_type = np.zeros((*values.shape[:2], num_structures * num_edges), np.int8)
+    edge_type[..., place] = values
+    num_types = int(tree.attrs["num_edge_types"])
+    edge_probability = log_marginal = None
+    if not prefix and "edge_posterior" in tree.children:
+        known = group(tree, "edge_posterior")
+        if "edge_probability" in known:
+            laid_out = np.zeros((num_structures * num_edges, num_types))
+            laid_out[:, 0] = 1  # a padded edge has type 0
+            laid_out[place] = known["edge_probability"].values
+            edge_probability = laid_out.reshape(num_structures, num_edges, num_types)
+        if "log_marginal" in known:
+            log_marginal = known["log_marginal"].values
+    return Draws(
+        edge_type=edge_type.reshape(*values.shape[:2], num_structures, num_edges),
+        log_joint=stats["log_joint"].values,
+        accepted=stats["accepted"].values.astype(bool),
+        proposed=stats["proposed"].values.astype(bool),
+        move_kind=stats["move_kind"].values[0].astype(np.int8),
+        temperature=stats["temperature"].values[0],
+        move_names=tuple(constant["move"].values.tolist()) if "move" in constant else (),
+        num_edge_types=num_types,
+        group_names=tuple(stats["scene"].values.tolist()),
+        method=str(tree.attrs["method"]),
+        seed=int(tree.attrs["seed"]),
+        num_evaluations=int(counts["num_evaluations"]),
+        edge_probability=edge_probability,
+        log_marginal=log_marginal,
+        warmup=warmup,
+        complete=bool(counts["complete"]),
+        attributes=attributes or {},
+    )

@@ -1,0 +1,99 @@
+"""What the posterior expects to happen next: rollouts from an observed frame under drawn structures."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+import xarray as xr
+
+from pyro_nri.model.program import SceneModel
+from pyro_nri.posterior.convert import group, scenes_of, to_draws
+from pyro_nri.scenes.scenes import Scenes
+
+
+def predict(
+    model: SceneModel,
+    tree: xr.DataTree,
+    scenes: Scenes,
+    *,
+    start: int,
+    num_steps: int,
+    num_structures: int = 20,
+    interval: float = 0.9,
+) -> xr.Dataset:
+    """Roll the dynamics forward from an observed frame, once for each of some drawn structures.
+
+    The paths carry no noise: their spread is that of the structure, given the learned modules.
+
+    Args:
+        model: the trained model.
+        tree: a posterior of these scenes.
+        scenes: recordings, matched to the posterior's by name; frames after ``start`` may be missing.
+        start: the observed frame to start from.
+        num_steps: frames to predict.
+        num_structures: how many draws are rolled out, evenly spaced over draws and chains.
+        interval: probability of the interval between ``low`` and ``high``.
+
+    Returns:
+        Variables ``mean``, ``low``, ``high`` with dimensions ``(recording, frame, entity, state)`` in raw units; NaN
+        for recordings that miss an entity at the frame ``start``.
+
+    Raises:
+        ValueError: a recording or its entities are not in the posterior, or a number is out of range.
+    """
+    if num_structures < 1:
+        raise ValueError(f"num_structures must be at least 1, found {num_structures}")
+    if not 0 < interval < 1:
+        raise ValueError(f"interval must be between 0 and 1, found {interval}")
+    scenes = match_scenes(tree, scenes)
+    edge_type = to_draws(tree).edge_type  # [C, S, G, E]
+    flat = edge_type.swapaxes(0, 1).reshape(-1, *edge_type.shape[2:])
+    if len(flat) == 0:
+        raise ValueError("the posterior holds no draw, at least one is needed")
+    chosen = np.unique(np.linspace(0, len(flat) - 1, num_structures).round().astype(int))
+    names = group(tree, "sample_stats")["scene"].values.tolist()
+    order = [names.index(name) for name in scenes.group_names]
+    structure = torch.as_tensor(flat[chosen][:, order]).long()
+    paths = model.predict(scenes, structure, start=start, num_steps=num_steps).double()  # [C, B, H, N, D]
+    known = scenes.complete_frame[:, start, None, None, None] & scenes.entity_mask[:, None, :, None]
+    paths = torch.where(known, paths, torch.nan)
+    tail = (1 - interval) / 2
+    axes = ("recording", "frame", "entity", "state")
+    return xr.Dataset(
+        {
+            "mean": (axes, paths.mean(0).numpy()),
+            "low": (axes, paths.quantile(tail, dim=0).numpy()),
+            "high": (axes, paths.quantile(1 - tail, dim=0).numpy()),
+            "entity_name": (("recording", "entity"), np.array(scenes.entity_names, dtype=str)),
+        },
+        coords={
+            "recording": np.array(scenes.scene_names, dtype=str),
+            "frame": np.arange(start + 1, start + 1 + num_steps),
+            "entity": np.arange(scenes.num_entities),
+            "state": np.array(scenes.state_names, dtype=str),
+        },
+        attrs={
+            "start": start,
+            "interval": interval,
+            "num_structures": len(chosen),
+            "conditioning": "given the learned modules; the spread is that of the structure alone",
+        },
+    )
+
+
+def match_scenes(tree: xr.DataTree, scenes: Scenes) -> Scenes:
+    """The scenes with the structure groups that they have in the posterior.
+
+    Raises:
+        ValueError: a scene is not in the posterior, or has other entities there.
+    """
+    known = scenes_of(tree)
+    place = {name: b for b, name in enumerate(known.scene_names)}
+    groups = []
+    for b, name in enumerate(scenes.scene_names):
+        if name not in place:
+            raise ValueError(f"scene {name!r} is not in the posterior; infer its structure first")
+        if scenes.entity_names[b] != known.entity_names[place[name]]:
+            raise ValueError(f"scene {name!r} has other entities than in the posterior")
+        groups.append(known.structure_group[place[name]])
+    return replace(scenes, structure_group=tuple(groups))

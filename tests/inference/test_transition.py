@@ -1,0 +1,498 @@
+"""Every proposal against its exact transition matrix at N = 3: all 64 structures, or all 8 (27 with K = 3) tied ones.
+
+Proposal probabilities are derived here by listing every choice that a move can make, with NumPy and plain Python; the
+library is asked only for what it proposes and how it says that it came there. One *choice* (an edge, a pair, a receiver)
+is one Metropolis kernel of its own: under a tied prior two receivers can make the same change, each with its own ratio.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pyro_nri.inference import metropolis
+from pyro_nri.inference.encoder import log_q as encoder_log_q
+from pyro_nri.inference.proposals import (
+    ExactReceiver,
+    Mixture,
+    ReceiverBlock,
+    UniformEdge,
+    UniformPair,
+    make_proposal,
+)
+from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.inference.target import StructureTarget
+from pyro_nri.model.priors import make_prior
+from pyro_nri.model.receivers import ReceiverTable
+
+NUM_ENTITIES = 3
+PAIRS = [(i, j) for i in range(NUM_ENTITIES) for j in range(NUM_ENTITIES) if i != j]
+INCOMING = [[PAIRS.index((i, j)) for i in range(NUM_ENTITIES) if i != j] for j in range(NUM_ENTITIES)]
+TYPE_WEIGHTS = {2: [0.65, 0.35], 3: [0.5, 0.2, 0.3]}
+
+
+def opposite(e):
+    return PAIRS.index(PAIRS[e][::-1])
+
+
+class Problem:
+    """A posterior over structures of three entities, listed."""
+
+    def __init__(self, prior_name, num_types=2, seed=0):
+        self.tied = prior_name == "symmetric"
+        self.num_types = num_types
+        every = itertools.product(range(num_types), repeat=6)
+        self.structures = [z for z in every if not self.tied or all(z[e] == z[opposite(e)] for e in range(6))]
+        self.number = {z: n for n, z in enumerate(self.structures)}
+        rng = np.random.default_rng(seed)
+        terms = 1.2 * rng.standard_normal((NUM_ENTITIES, num_types, num_types))  # receiver, types of its two senders
+        log_weight = np.log(TYPE_WEIGHTS[num_types])
+        self.log_joint = np.array(
+            [
+                sum(terms[j, z[INCOMING[j][0]], z[INCOMING[j][1]]] for j in range(NUM_ENTITIES))
+                + sum(log_weight[z[e]] for e, (i, j) in enumerate(PAIRS) if not self.tied or i < j)
+                for z in self.structures
+            ]
+        )
+        prior = make_prior(prior_name, num_types).double()
+        with torch.no_grad():
+            prior.type_logits.copy_(torch.as_tensor(log_weight) + 3)  # a constant does not matter
+        self.prior = prior(torch.ones(1, 6, dtype=torch.bool))
+        self.table = ReceiverTable(torch.as_tensor(terms.reshape(1, 3, -1)), num_types, torch.ones(1, 6).bool())
+        self.target = StructureTarget(self.table, self.prior)
+
+    def posterior(self, temperature=1.0):
+        weight = np.exp((self.log_joint - self.log_joint.max()) / temperature)
+        return weight / weight.sum()
+
+    def changed(self, z, values):
+        """``z`` with the types ``values`` {edge: type}; under a tied prior opposite edges follow."""
+        z = list(z)
+        for e, k in values.items():
+            z[e] = k
+            if self.tied:
+                z[opposite(e)] = k
+        return tuple(z)
+
+    # --- probabilities of every change, choice by choice: matrices [J, J] -------------------------------------------
+    def empty(self):
+        return np.zeros((len(self.structures),) * 2)
+
+    def edge_choices(self):
+        """One edge, another type. Alone on tied structures it leads off the support: it stays there."""
+        choices = []
+        for e in range(6):
+            matrix = self.empty()
+            for z in self.structures:
+                for k in range(self.num_types):
+                    if k != z[e]:
+                        new = list(z)
+                        new[e] = k
+                        if tuple(new) in self.number:
+                            matrix[self.number[z], self.number[tuple(new)]] += 1 / (self.num_types - 1)
+            choices.append(matrix)
+        return choices
+
+    def pair_choices(self):
+        choices = []
+        for i, j in [(0, 1), (0, 2), (1, 2)]:
+            there, back = PAIRS.index((i, j)), PAIRS.index((j, i))
+            matrix = self.empty()
+            for z in self.structures:
+                combinations = itertools.product(range(self.num_types), repeat=2)
+                others = [c for c in combinations if c != (z[there], z[back]) and not (self.tied and c[0] != c[1])]
+                for first, second in others:
+                    new = list(z)
+                    new[there], new[back] = first, second
+                    matrix[self.number[z], self.number[tuple(new)]] += 1 / len(others)
+            choices.append(matrix)
+        return choices
+
+    def block_choices(self, log_q, floor):
+        q = np.asarray(log_q[0])
+        if self.tied:
+            q = np.stack([(q[e] + q[opposite(e)]) / 2 for e in range(6)])
+        q = np.exp(q)
+        q = (1 - floor) * q / q.sum(-1, keepdims=True) + floor / self.num_types
+        choices = []
+        for j in range(NUM_ENTITIES):
+            matrix = self.empty()
+            for z in self.structures:
+                for types in itertools.product(range(self.num_types), repeat=2):
+                    new = self.changed(z, dict(zip(INCOMING[j], types, strict=True)))
+                    matrix[self.number[z], self.number[new]] += q[INCOMING[j][0], types[0]] * q[INCOMING[j][1], types[1]]
+            choices.append(matrix)
+        return choices
+
+    def exact_choices(self, temperature):
+        """The tempered posterior restricted to what one receiver's incoming edges can make of a structure."""
+        posterior = self.posterior(temperature)
+        choices = []
+        for j in range(NUM_ENTITIES):
+            matrix = self.empty()
+            for z in self.structures:
+                reachable = [
+                    self.number[self.changed(z, dict(zip(INCOMING[j], types, strict=True)))]
+                    for types in itertools.product(range(self.num_types), repeat=2)
+                ]
+                matrix[self.number[z], reachable] = posterior[reachable] / posterior[reachable].sum()
+            choices.append(matrix)
+        return choices
+
+    def metropolis(self, proposed, temperature, acceptance="metropolis"):
+        """Transition matrix of one choice."""
+        matrix = self.empty()
+        posterior = self.posterior(temperature)
+        for a, b in zip(*np.nonzero(proposed), strict=True):
+            if a != b:
+                ratio = posterior[b] / posterior[a]
+                if acceptance == "metropolis":
+                    ratio *= proposed[b, a] / proposed[a, b]
+                matrix[a, b] = proposed[a, b] * min(1.0, ratio)
+        return matrix + np.diag(1 - matrix.sum(1))
+
+
+@dataclass
+class Component:
+    """A kind of move: its choices, equally likely at random or one after the other in turn."""
+
+    choices: list[np.ndarray]
+    turn: bool = False
+
+    def at(self, step):
+        return [self.choices[step % len(self.choices)]] if self.turn else self.choices
+
+
+@dataclass
+class Case:
+    problem: Problem
+    proposal: object
+    components: list[Component]
+    temperature: float
+    weights: tuple[float, ...] = (1.0,)
+
+    def matrices(self, step=0, acceptance="metropolis"):
+        """Transition matrix of each component at a step."""
+        return [
+            np.mean([self.problem.metropolis(q, self.temperature, acceptance) for q in component.at(step)], axis=0)
+            for component in self.components
+        ]
+
+    def mixture(self, step=0):
+        weights = np.array(self.weights) / sum(self.weights)
+        return np.tensordot(weights, np.stack(self.matrices(step)), axes=1)
+
+
+def asymmetric_log_q(num_types):
+    """Far from the posterior and from its own mirror image."""
+    return torch.as_tensor(np.log(np.random.default_rng(5).dirichlet([0.7] * num_types, (1, 6))))
+
+
+def build(name, prior_name, num_types, temperature, neural_log_q):
+    problem = Problem(prior_name, num_types)
+    prior, table = problem.prior, problem.table
+    log_q = neural_log_q(num_types) if "encoder" in name else asymmetric_log_q(num_types)
+    edge, pair = problem.edge_choices, problem.pair_choices
+    scan = "turn" if "turn" in name else "random"
+    floor = 0.0 if "floor 0" in name else 0.2
+    single = [(UniformPair(prior), Component(pair()))]
+    if not problem.tied:
+        single.insert(0, (UniformEdge(prior), Component(edge())))
+    exact = (ExactReceiver(prior, table, scan=scan), Component(problem.exact_choices(temperature), scan == "turn"))
+    block = (
+        ReceiverBlock(prior, log_q, floor=floor, scan=scan),
+        Component(problem.block_choices(log_q, floor), scan == "turn"),
+    )
+    if name.startswith("mixture"):
+        parts = [(UniformEdge(prior), Component(edge())), single[-1], block, exact]
+        weights = (1.0, 2.0, 1.5, 0.5)
+        return Case(problem, Mixture([p for p, _ in parts], weights, seed=3), [c for _, c in parts], temperature, weights)
+    if name.startswith("make"):
+        _, kind = name.split()
+        proposal = make_proposal(kind, prior, table=table, log_q=log_q, seed=4)
+        block = Component(problem.block_choices(log_q, 0.05), turn=True)
+        exact = Component(problem.exact_choices(temperature), turn=True)
+        singles = [component for _, component in single]
+        if kind == "uniform":
+            return Case(problem, proposal, singles, temperature, (2.0, 1.0)[: len(singles)])
+        parts = [block if kind == "neural" else exact, *singles]
+        return Case(problem, proposal, parts, temperature, (3.0, *[1.0] * len(singles)))
+    chosen = {"edge": single[0], "pair": single[-1], "exact": exact, "block": block}[name.split()[0]]
+    return Case(problem, chosen[0], [chosen[1]], temperature)
+
+
+NAMES = [
+    "edge",
+    "pair",
+    "block encoder",
+    "block encoder turn",
+    "block floor 0",
+    "block floor 0 turn",
+    "block asymmetric",
+    "exact",
+    "exact turn",
+    "mixture",
+    "mixture turn",
+    "make uniform",
+    "make neural",
+    "make exact",
+]
+CASES = [(name, prior, 2) for name in NAMES for prior in ("independent", "symmetric")]
+CASES += [("pair", "symmetric", 3), ("mixture", "symmetric", 3), ("make exact", "symmetric", 3)]
+CASES.remove(("edge", "symmetric", 2))  # nothing but rejections; in the mixture it is tested
+
+
+@pytest.fixture
+def neural_log_q(make_encoder, make_scenes):
+    return lambda num_types: encoder_log_q(make_encoder(num_types), make_scenes(num_scenes=1))
+
+
+@pytest.fixture(params=CASES, ids=lambda case: " ".join(map(str, case)))
+def any_case(request, neural_log_q):
+    return lambda temperature=1.0: build(*request.param, temperature, neural_log_q)
+
+
+def is_invariant(posterior, matrix):
+    """target @ P == target, to rounding."""
+    return np.abs(posterior @ matrix - posterior).max() < 1e-10
+
+
+# --- the matrices ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_detailed_balance_and_invariance(any_case, temperature):
+    case = any_case(temperature)
+    posterior = case.problem.posterior(temperature)
+    assert posterior.max() < 0.6
+    for step in range(NUM_ENTITIES):
+        for matrix in [*case.matrices(step), case.mixture(step)]:
+            assert matrix.min() >= 0
+            np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-12)
+            flow = posterior[:, None] * matrix
+            np.testing.assert_allclose(flow, flow.T, atol=1e-10)
+            assert is_invariant(posterior, matrix)
+
+
+def test_turns_compose_to_a_sweep(neural_log_q):
+    """One receiver after the other: each leaves the posterior alone, so the sweep does, though it is not reversible."""
+    for name, prior in itertools.product(("exact turn", "block floor 0 turn"), ("independent", "symmetric")):
+        case = build(name, prior, 2, 1.0, neural_log_q)
+        sweep = np.linalg.multi_dot([case.matrices(step)[0] for step in range(NUM_ENTITIES)])
+        posterior = case.problem.posterior()
+        assert is_invariant(posterior, sweep)
+        flow = posterior[:, None] * sweep
+        if name == "exact turn" and prior == "independent":
+            # receivers are independent here: one sweep of exact blocks forgets where it started
+            np.testing.assert_allclose(sweep, np.tile(posterior, (len(sweep), 1)), atol=1e-10)
+        else:
+            assert np.abs(flow - flow.T).max() > 1e-6
+
+
+def test_exact_blocks_are_always_accepted(neural_log_q):
+    for name, prior in itertools.product(("exact", "exact turn"), ("independent", "symmetric")):
+        case = build(name, prior, 2, 2.5, neural_log_q)
+        for proposed in case.components[0].choices:
+            np.testing.assert_allclose(case.problem.metropolis(proposed, 2.5), proposed, atol=1e-12)
+
+
+# --- what the library proposes, and what it says about it ------------------------------------------------------------
+def propose(case, start, step, num, seed=0):
+    """``num`` moves from each structure number in ``start``: numbers from and to, log_forward, log_reverse, kinds."""
+    structures = torch.tensor(case.problem.structures)
+    before = structures[start].repeat_interleave(num, 0)[:, None]  # [C, 1, E]
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(before), 1, case.proposal.num_uniforms, generator=generator, dtype=torch.double)
+    move = case.proposal.propose({"edge_type": before}, uniform, step, case.temperature)
+    assert move.latents["edge_type"].dtype == torch.long
+    after = [case.problem.number.get(tuple(z), -1) for z in move.latents["edge_type"][:, 0].tolist()]
+    start = torch.tensor(start).repeat_interleave(num).numpy()
+    return start, np.array(after), move.log_forward[:, 0].numpy(), move.log_reverse[:, 0].numpy(), move.kind
+
+
+def component_at(case, step):
+    return case.proposal.component(step) if isinstance(case.proposal, Mixture) else 0
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_reported_probabilities(any_case, temperature):
+    """log_forward and log_reverse are those of one choice that can make the change; uniform moves may report any ratio 1."""
+    case = any_case(temperature)
+    every = list(range(len(case.problem.structures)))
+    for step in range(8):
+        number = component_at(case, step)
+        before, after, forward, reverse, kind = propose(case, every, step, 20, seed=step)
+        assert kind == number
+        assert case.proposal.move_names[kind] in (
+            "uniform_edge",
+            "uniform_pair",
+            "receiver_block",
+            "exact_receiver",
+        )
+        if case.proposal.move_names[kind] == "uniform_edge" and case.problem.tied:
+            assert (after == -1).all()  # off the support
+            continue
+        assert (after >= 0).all()
+        fits = np.zeros(len(before), dtype=bool)
+        for proposed in case.components[number].at(step):
+            with np.errstate(divide="ignore"):
+                there, back = np.log(proposed[before, after]), np.log(proposed[after, before])
+            with np.errstate(invalid="ignore"):
+                if case.proposal.move_names[kind].startswith("uniform"):
+                    fits |= np.abs((there - back) - (forward - reverse)) < 1e-9
+                else:
+                    fits |= (np.abs(there - forward) < 1e-9) & (np.abs(back - reverse) < 1e-9)
+        assert fits.all()
+
+
+def test_ratios_are_antisymmetric(any_case):
+    """The way back reports the opposite log ratio. Turns fix the choice, so that it is one and the same."""
+    case = any_case(2.5)
+    every = list(range(len(case.problem.structures)))
+    num_both = 0
+    for step in range(8):
+        number = component_at(case, step)
+        if len(case.components[number].at(step)) > 1 and case.problem.tied:
+            continue  # several receivers make the same change, each with its own ratio
+        before, after, forward, reverse, _ = propose(case, every, step, 40, seed=step)
+        ratio = {(a, b): r for a, b, r in zip(before, after, reverse - forward, strict=True)}
+        both = [(a, b) for a, b in ratio if a != b and (b, a) in ratio]
+        num_both += len(both)
+        for a, b in both:
+            assert ratio[a, b] == pytest.approx(-ratio[b, a], abs=1e-9)
+    assert num_both > 50 or case.problem.tied
+
+
+@pytest.mark.statistical
+def test_proposals_are_as_frequent_as_derived(any_case):
+    """Counts of 20,000 moves from each of three structures, within five standard errors and one count."""
+    case = any_case(2.5)
+    num, num_all = 20_000, len(case.problem.structures)
+    for step in range(4):
+        number = component_at(case, step)
+        if case.proposal.move_names[number] == "uniform_edge" and case.problem.tied:
+            continue
+        expected = np.mean(case.components[number].at(step), axis=0)
+        for start in (0, num_all // 3, num_all - 1):
+            _, after, *_ = propose(case, [start], step, num, seed=10 * step + start)
+            p = expected[start]
+            assert p.sum() == pytest.approx(1)
+            counts = np.bincount(after, minlength=num_all)
+            assert (np.abs(counts - num * p) <= 5 * np.sqrt(num * p * (1 - p)) + 1).all()
+
+
+@pytest.mark.statistical
+def test_components_of_a_mixture_are_as_frequent_as_their_weights(any_case):
+    case = any_case()
+    if isinstance(case.proposal, Mixture):
+        counts = np.bincount([case.proposal.component(step) for step in range(4000)], minlength=len(case.components))
+        assert stats.chisquare(counts, 4000 * np.array(case.weights) / sum(case.weights)).pvalue > 1e-3
+
+
+# --- the real kernel -------------------------------------------------------------------------------------------------
+def run(case, start, num_steps, num_chains, seed=0, acceptance="metropolis"):
+    """Structure numbers of independent chains after ``num_steps`` steps, and the infos."""
+    problem = case.problem
+    structures = torch.tensor(problem.structures)[torch.as_tensor(start).expand(num_chains)][:, None]
+    stream = Stream(seed, keys(["a scene"]), num_chains)
+    state = metropolis.init({"edge_type": structures}, problem.target)
+    infos = []
+    for number in range(num_steps):
+        state, info = metropolis.step(
+            state,
+            stream,
+            number,
+            proposal=case.proposal,
+            target=problem.target,
+            temperature=case.temperature,
+            acceptance=acceptance,
+        )
+        infos.append(info)
+    final = state.latents["edge_type"][:, 0]
+    torch.testing.assert_close(state.score.log_joint, problem.target(state.latents).log_joint)
+    return np.array([problem.number[tuple(z)] for z in final.tolist()]), infos
+
+
+def frequencies_agree(counts, probability):
+    num = counts.sum()
+    return bool((np.abs(counts - num * probability) <= 5 * np.sqrt(num * probability * (1 - probability)) + 1).all())
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_a_few_steps_of_the_kernel_are_the_matrices(any_case, temperature):
+    """Distribution of 10,000 chains after four steps from one corner, against the product of the matrices."""
+    case = any_case(temperature)
+    num_all = len(case.problem.structures)
+    expected = np.eye(num_all)[num_all - 1]
+    for step in range(4):
+        expected = expected @ case.matrices(step)[component_at(case, step)]
+    final, _ = run(case, num_all - 1, 4, 10_000)
+    assert frequencies_agree(np.bincount(final, minlength=num_all), expected)
+
+
+def marginals_agree(case, num_chains=4000, num_steps=250, acceptance="metropolis"):
+    """Edge marginals of independent chains, long after they left a corner, within four standard errors of enumeration."""
+    problem = case.problem
+    posterior = problem.posterior(case.temperature)
+    final, infos = run(case, len(problem.structures) - 1, num_steps, num_chains, acceptance=acceptance)
+    assert any(info.accepted.any() for info in infos)
+    drawn = np.array(problem.structures)[final]
+    every = np.array(problem.structures)
+    for e, k in itertools.product(range(6), range(problem.num_types)):
+        p = posterior[every[:, e] == k].sum()
+        if abs((drawn[:, e] == k).mean() - p) > 4 * np.sqrt(p * (1 - p) / num_chains):
+            return False
+    return True
+
+
+@pytest.mark.statistical
+def test_long_run_marginals(any_case):
+    case = any_case()
+    # 250 steps are many: by the matrix (turns: sweeps) nothing is left of the start.
+    sweep = np.linalg.multi_dot([case.mixture(step) for step in range(NUM_ENTITIES)])
+    left = np.linalg.matrix_power(sweep, 250 // NUM_ENTITIES)[-1] - case.problem.posterior()
+    assert np.abs(left).max() < 2e-3 / 4
+    assert marginals_agree(case)
+
+
+@pytest.mark.statistical
+def test_counts_of_proposed_and_accepted(any_case):
+    """Both outcomes occur, and a move that changes nothing is neither proposed nor accepted."""
+    case = any_case()
+    _, infos = run(case, 0, 60, 200)
+    proposed = torch.stack([info.proposed for info in infos])
+    accepted = torch.stack([info.accepted for info in infos])
+    worse = torch.stack([info.worse for info in infos])
+    assert not (accepted & ~proposed).any()
+    assert not (worse & ~proposed).any()
+    assert accepted.any()
+    only_exact = set(case.proposal.move_names) == {"exact_receiver"}
+    assert bool((proposed & ~accepted).any()) is not only_exact
+    assert (accepted & worse).any()
+    kinds = {case.proposal.move_names[info.kind] for info in infos}
+    assert kinds == set(case.proposal.move_names)
+    some_stay = kinds & {"receiver_block", "exact_receiver"}
+    assert bool((~proposed).any()) is bool(some_stay)
+
+
+# --- negative control ------------------------------------------------------------------------------------------------
+@pytest.mark.statistical
+@pytest.mark.parametrize("prior", ["independent", "symmetric"])
+def test_without_the_proposals_ratio_both_tests_fail(prior, neural_log_q):
+    """The paper's search rule at temperature 1 is no sampler, and these tests can tell."""
+    case = build("block asymmetric", prior, 2, 1.0, neural_log_q)
+    posterior = case.problem.posterior()
+    wrong = case.matrices(acceptance="annealing")[0]
+    np.testing.assert_allclose(wrong.sum(1), 1, atol=1e-12)
+    assert not is_invariant(posterior, wrong)
+    assert np.abs(posterior @ wrong - posterior).max() > 1e-3
+    assert not marginals_agree(case, acceptance="annealing")
+
+
+@pytest.mark.statistical
+def test_without_the_ratio_a_symmetric_proposal_is_right(neural_log_q):
+    case = build("pair", "independent", 2, 1.0, neural_log_q)
+    assert is_invariant(case.problem.posterior(), case.matrices(acceptance="annealing")[0])
+    assert marginals_agree(case, acceptance="annealing")

@@ -1,0 +1,98 @@
+"""Posteriors made by hand, so that what every tool should say of them is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyro_nri.inference.draws import Draws
+from pyro_nri.posterior.convert import to_datatree
+from pyro_nri.scenes.scenes import Scenes
+
+
+def _make_scenes(num_scenes: int = 3, num_entities: int = 3, *, num_edge_types: int = 2, **changes: Any) -> Scenes:
+    rng = np.random.default_rng(1)
+    arguments: dict[str, Any] = {
+        "trajectory": rng.standard_normal((num_scenes, 6, num_entities, 4)),
+        "time_step": 0.1,
+        "edge_type": rng.integers(0, num_edge_types, (num_scenes, num_entities * (num_entities - 1))),
+        **changes,
+    }
+    return Scenes.from_arrays(arguments.pop("trajectory"), **arguments)
+
+
+def _make_draws(scenes: Scenes, edge_type: Any = None, *, num_edge_types: int = 2, **changes: Any) -> Draws:
+    rng = np.random.default_rng(2)
+    num_chains, num_draws = (2, 50) if edge_type is None else edge_type.shape[:2]
+    shape = (num_chains, num_draws, scenes.num_groups)
+    if edge_type is None:
+        edge_type = rng.integers(0, num_edge_types, (*shape, scenes.num_edges))
+    mask = scenes.edge_mask[scenes.group_first_scene].numpy()
+    proposed = rng.random(shape) < 0.8
+    arguments: dict[str, Any] = {
+        "edge_type": np.where(mask, edge_type, 0).astype(np.int8),
+        "log_joint": rng.standard_normal(shape),
+        "accepted": proposed & (rng.random(shape) < 0.5),
+        "proposed": proposed,
+        "move_kind": rng.integers(0, 2, num_draws).astype(np.int8),
+        "temperature": np.ones(num_draws),
+        "move_names": ("single edge", "receiver"),
+        "num_edge_types": num_edge_types,
+        "group_names": scenes.group_names,
+        "method": "mcmc",
+        "seed": 7,
+        "num_evaluations": 1234,
+        **changes,
+    }
+    return Draws(**arguments)
+
+
+@pytest.fixture
+def make_scenes() -> Callable[..., Scenes]:
+    return _make_scenes
+
+
+@pytest.fixture
+def make_draws() -> Callable[..., Draws]:
+    return _make_draws
+
+
+@pytest.fixture
+def make_tree() -> Callable[..., Any]:
+    """Tree of given draws ``[C, S, G, E]`` for scenes with the same numbers of scenes and entities."""
+
+    def make(edge_type: Any = None, scenes: Scenes | None = None, *, num_edge_types: int = 2, **changes: Any) -> Any:
+        if scenes is None:
+            size = {} if edge_type is None else {"num_scenes": edge_type.shape[2]}
+            num_edges = 6 if edge_type is None else edge_type.shape[3]
+            num_entities = round((1 + (1 + 4 * num_edges) ** 0.5) / 2)
+            scenes = _make_scenes(num_entities=num_entities, num_edge_types=num_edge_types, **size)
+        arguments = {name: changes.pop(name) for name in ("type_alignment", "type_names") if name in changes}
+        return to_datatree(
+            _make_draws(scenes, edge_type, num_edge_types=num_edge_types, **changes), scenes, **arguments
+        )
+
+    return make
+
+
+@pytest.fixture
+def unequal(make_scenes: Callable[..., Scenes]) -> Scenes:
+    """Three recordings of two structures; the second structure has one entity less; a state is missing."""
+    entity_mask = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]], bool)
+    observation_mask = np.ones((3, 6, 4), bool)
+    observation_mask[0, 2, 1] = False
+    edge_type = np.random.default_rng(3).integers(0, 2, (3, 12))
+    edge_type[2] = edge_type[0]
+    return make_scenes(
+        3,
+        4,
+        edge_type=edge_type,
+        entity_mask=entity_mask,
+        observation_mask=observation_mask,
+        scene_names=["Monday", "other", "Tuesday"],
+        entity_names=[["a", "b", "c", "d"], ["e", "f", "g", ""], ["a", "b", "c", "d"]],
+        structure_group=["shoal", "other", "shoal"],
+        entity_kind=[[0, 1, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1]],
+        initial_state=np.random.default_rng(4).standard_normal((3, 4, 4)),
+    )

@@ -1,0 +1,105 @@
+import builtins
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyro_nri.posterior.diagnostics import diagnostics_frame, edge_diagnostics
+from pyro_nri.posterior.frames import edges_frame, read_frame, structures_frame, write_frame
+from pyro_nri.posterior.probability import edge_probability
+
+
+def test_edges_frame(make_tree, unequal):
+    tree = make_tree(scenes=unequal)
+    frame = edges_frame(tree)
+    assert frame.columns.tolist() == [
+        *("scene", "sender", "receiver", "edge_type", "probability", "mcse", "r_hat", "ess", "map", "estimator")
+    ]
+    assert frame.loc[[0, 1, 2], ["scene", "sender", "receiver", "edge_type"]].to_numpy().tolist() == [
+        ["shoal", "a", "b", 0],
+        ["shoal", "a", "b", 1],
+        ["shoal", "a", "c", 0],
+    ]
+    probability, _ = edge_probability(tree)
+    found = edge_diagnostics(tree["posterior/edge_type"].values, 2)
+    np.testing.assert_array_equal(frame["probability"], probability.ravel())
+    np.testing.assert_array_equal(frame["r_hat"], found.r_hat.ravel())
+    np.testing.assert_array_equal(frame["ess"], found.ess.ravel())
+    assert (frame.groupby(["scene", "sender", "receiver"])["map"].sum() == 1).all()
+    assert frame.loc[frame["map"], "probability"].min() >= 0.5
+    assert set(frame["estimator"]) == {"counts"}
+
+
+def test_exact_probabilities_have_no_monte_carlo_error(make_tree):
+    frame = edges_frame(make_tree(edge_probability=np.full((3, 6, 2), 0.5), method="exact"))
+    assert (frame["mcse"] == 0).all()
+    assert set(frame["estimator"]) == {"exact"}
+
+
+def test_structures_frame(make_tree):
+    edge_type = np.zeros((2, 10, 2, 2), np.int8)
+    edge_type[0, :7, 0] = [1, 0]
+    edge_type[1, 0, 0] = [0, 1]
+    log_joint = np.arange(40.0).reshape(2, 10, 2)
+    tree = make_tree(edge_type, log_joint=log_joint)
+    frame = structures_frame(tree)
+    assert frame.columns.tolist() == ["scene", "structure", "probability", "log_joint"]
+    assert frame["scene"].tolist() == ["0", "0", "0", "1"]
+    assert frame["structure"].tolist() == ["00", "10", "01", "00"]
+    np.testing.assert_allclose(frame["probability"], [0.6, 0.35, 0.05, 1])
+    assert frame["log_joint"][1] == log_joint[0, :7, 0].mean()
+    assert structures_frame(tree, num_top=1)["structure"].tolist() == ["00", "00"]
+    with pytest.raises(ValueError, match="num_top must be at least 1"):
+        structures_frame(tree, num_top=0)
+
+
+def test_many_types_are_separated_by_blanks(make_tree):
+    edge_type = np.full((1, 5, 1, 2), 11, np.int8)
+    edge_type[..., 1] = 0
+    assert structures_frame(make_tree(edge_type, num_edge_types=12))["structure"].tolist() == ["11 0"]
+
+
+def test_no_draws_no_structures(make_tree):
+    frame = structures_frame(make_tree(np.zeros((2, 0, 1, 6), np.int8)))
+    assert len(frame) == 0
+    assert frame["probability"].dtype == np.float64
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("of", [edges_frame, structures_frame, diagnostics_frame])
+def test_frames_come_back(make_tree, make_scenes, tmp_path, suffix, of):
+    edge_type = np.random.default_rng(0).integers(0, 2, (2, 40, 3, 6))
+    edge_type[:, :, 0], edge_type[1, :, 1] = 0, 1  # NaN and inf in the frames
+    edge_type[0, :, 1] = 0
+    scenes = make_scenes(scene_names=["007", "NA", "1e5"], entity_names=["01", "nan", "x,y"])
+    frame = of(make_tree(edge_type, scenes))
+    path = tmp_path / f"frame{suffix}"
+    write_frame(frame, path)
+    pd.testing.assert_frame_equal(read_frame(path), frame, check_exact=True)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_suffixes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"path must end in \.csv or \.parquet"):
+        write_frame(pd.DataFrame({"a": [1]}), tmp_path / "frame.xlsx")
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **keywords):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match="parquet files need pyarrow"):
+        write_frame(pd.DataFrame({"a": [1]}), tmp_path / "frame.parquet")
+
+
+def test_many_scenes_are_quick(make_tree):
+    """2,000 scenes of 20 edges; a loop over edges would take minutes."""
+    edge_type = np.random.default_rng(0).integers(0, 2, (2, 20, 2000, 20), dtype=np.int8)
+    tree = make_tree(edge_type)
+    assert len(edges_frame(tree)) == 80_000
+    assert len(structures_frame(tree, num_top=1)) == 2000
