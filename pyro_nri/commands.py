@@ -1,6 +1,7 @@
 """What each command does: read, call the library, write, and say in a dictionary what came out."""
 
 import argparse
+import functools
 import math
 import shlex
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pyro_nri.demo import run_demo
 from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.run import infer as run_infer
@@ -342,9 +344,8 @@ def export(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job on the scenes that come with the project."""
-    from pyro_nri.demo import run_demo
-
-    return run_demo(arguments.out, show_progress=not arguments.quiet)
+    say = functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    return run_demo(arguments.out, show_progress=not arguments.quiet, say=say)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -356,8 +357,10 @@ def describe(result: dict[str, Any]) -> str:
             lines.append(f"{label:28} {_with_interval(value)}")
         elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
             lines.append("\n".join(f"{label if i == 0 else '':28} {item}" for i, item in enumerate(value)))
-        elif isinstance(value, (list, dict)):
-            lines.append(f"{label:28} {value if value else 'none'}")
+        elif isinstance(value, list):
+            lines.append(f"{label:28} {', '.join(_plain(item) for item in value) or 'none'}")
+        elif isinstance(value, dict):
+            continue  # for machines: --json has it
         else:
             lines.append(f"{label:28} {_plain(value)}")
     return "\n".join(lines)

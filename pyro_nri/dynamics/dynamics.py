@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
 
 
 class AbstractDynamics(nn.Module, ABC):
@@ -24,6 +25,10 @@ class AbstractDynamics(nn.Module, ABC):
     num_edge_types: int
     state_size: int
     num_entity_kinds: int
+
+    @abstractmethod
+    def fit_scaling(self, scenes: Scenes) -> None:
+        """Set the constants between raw and scaled units, if there are any, from training scenes."""
 
     @abstractmethod
     def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:

@@ -87,7 +87,6 @@ class MessagePassing(AbstractDynamics):
         self.change_scale: Tensor
 
     def fit_scaling(self, scenes: Scenes) -> None:
-        """Set the constants between raw and scaled units from training scenes."""
         offset, scale = fit_standardisation(scenes)
         self.offset.copy_(offset)
         self.scale.copy_(scale)

@@ -54,7 +54,7 @@ class StructureKernel(MCMCKernel):
         proposal: str = "auto",
         encoder: Encoder | None = None,
         cache: str = "auto",
-        start_temperature: float = 10.0,
+        start_temperature: float = 1000.0,
         seed: int,
     ) -> None:
         self.model = model

@@ -134,7 +134,7 @@ def step(
     elif acceptance != "annealing":
         raise ValueError(f"acceptance must be 'metropolis' or 'annealing', found {acceptance!r}")
     # A ratio that is not a number (-inf against -inf) is a rejection.
-    accept = uniform[..., 0].log() < torch.nan_to_num(log_ratio, nan=-torch.inf)
+    accept = uniform[..., 0].log() < torch.where(log_ratio.isnan(), -torch.inf, log_ratio)
     proposed = _differ(move.latents, state.latents)
     accepted = accept & proposed
     latents = {name: _choose(accepted, value, state.latents[name]) for name, value in move.latents.items()}
@@ -148,5 +148,5 @@ def _choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def _differ(new: Latents, old: Latents) -> Tensor:
-    different = [(new[name] != old[name]).flatten(2).any(-1) for name in new]
+    different = [(value != old[name]).reshape(*value.shape[:2], -1).any(-1) for name, value in new.items()]
     return torch.stack(different).any(0)

@@ -306,12 +306,11 @@ def make_proposal(
     log_q: Tensor | None = None,
     seed: int = 0,
 ) -> AbstractProposal:
-    """A proposal by name.
+    """A mixture of moves by name; each has a share of uniform moves.
 
     Args:
-        name: "uniform" (single edges; pairs under a tied prior), "neural" (receiver blocks from an encoder in turn,
-            with a share of uniform moves), "exact" (exact receiver blocks in turn, with a share of uniform moves), or
-            "auto": "exact" if there is a table, else "neural" if there is an encoder, else "uniform".
+        name: "uniform" (single edges and pairs; pairs alone under a tied prior), "neural" (receiver blocks from an
+            encoder, in turn), "exact" (exact receiver blocks, in turn), or "auto": all of these that can be had.
         prior: prior of the G structures.
         table: receiver log-likelihoods, for "exact".
         log_q: an encoder's log probabilities, ``[G, E, K]``, for "neural".
@@ -320,17 +319,17 @@ def make_proposal(
     Raises:
         ValueError: the name is unknown, or what it needs is missing.
     """
-    single: list[AbstractProposal] = [UniformPair(prior)] if prior.tied else [UniformEdge(prior), UniformPair(prior)]
-    if name == "auto":
-        name = "exact" if table is not None else "neural" if log_q is not None else "uniform"
-    if name == "uniform":
-        return Mixture(single, [2.0, 1.0][: len(single)], seed=seed)
-    if name == "neural":
-        if log_q is None:
-            raise ValueError("the neural proposal needs an encoder, and the model has none")
-        return Mixture([ReceiverBlock(prior, log_q, scan="turn"), *single], [3.0, *[1.0] * len(single)], seed=seed)
-    if name == "exact":
-        if table is None:
-            raise ValueError("exact receiver blocks need a receiver table, and this likelihood has none")
-        return Mixture([ExactReceiver(prior, table, scan="turn"), *single], [3.0, *[1.0] * len(single)], seed=seed)
-    raise ValueError(f"proposal must be auto, uniform, neural or exact, found {name!r}")
+    if name not in ("auto", "uniform", "neural", "exact"):
+        raise ValueError(f"proposal must be auto, uniform, neural or exact, found {name!r}")
+    moves: list[tuple[AbstractProposal, float]] = [(UniformPair(prior), 1.0)]
+    if not prior.tied:
+        moves.append((UniformEdge(prior), 1.0))
+    if name == "exact" and table is None:
+        raise ValueError("exact receiver blocks need a receiver table, and this likelihood has none")
+    if name == "neural" and log_q is None:
+        raise ValueError("the neural proposal needs an encoder, and the model has none")
+    if name in ("auto", "exact") and table is not None:
+        moves.append((ExactReceiver(prior, table, scan="turn"), 3.0))
+    if name in ("auto", "neural") and log_q is not None:
+        moves.append((ReceiverBlock(prior, log_q, scan="turn"), 1.0 if name == "auto" else 3.0))
+    return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

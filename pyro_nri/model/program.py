@@ -104,8 +104,8 @@ class SceneModel(PyroModule):
         self.score_scale.copy_(scale)
         noise: AbstractNoise = self.noise
         noise.fit_scaling(fit_change_scale(scenes))
-        if hasattr(self.dynamics, "fit_scaling"):
-            self.dynamics.fit_scaling(scenes)
+        dynamics: AbstractDynamics = self.dynamics
+        dynamics.fit_scaling(scenes)
 
     def prepare(self, scenes: Scenes) -> Scenes:
         """Scenes with floats in the dtype and on the device of the modules.

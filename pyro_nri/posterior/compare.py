@@ -23,7 +23,7 @@ def agreement(tree: xr.DataTree, reference: xr.DataTree) -> dict[str, Any]:
         reference: another posterior of the same edges, usually by enumeration.
 
     Returns:
-        ``mean_difference`` and ``max_difference`` (absolute, over all indicators), ``correlation`` (over all indicators),
+        ``mean_difference`` and ``max_difference`` (absolute) and ``correlation``, over all indicators;
         ``num_uncertain`` (indicators with a reference probability in (0.02, 0.98)), ``z_mean`` and ``z_sd`` of the
         differences of those in units of their Monte Carlo standard error (None where there are fewer than two).
 
@@ -43,6 +43,8 @@ def agreement(tree: xr.DataTree, reference: xr.DataTree) -> dict[str, Any]:
     difference = frequency - probability
     uncertain = (probability > UNCERTAIN[0]) & (probability < UNCERTAIN[1])
     mcse = edge_diagnostics(draws, num_types).mcse
+    if num_types == 2:  # one indicator mirrors the other
+        uncertain[:, 0] = False
     with np.errstate(divide="ignore", invalid="ignore"):
         z = (difference / mcse)[uncertain]
     z = z[np.isfinite(z)]
