@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import pyro_nri.commands as commands
-
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -64,14 +62,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    def command(name: str, run: Callable[[argparse.Namespace], dict[str, Any]], help: str) -> argparse.ArgumentParser:
+    def command(name: str, help: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=help, description=help)
         sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")
-        sub.set_defaults(run=run)
+        sub.add_argument(
+            "--num-threads", type=_COUNT, default=1, help="threads of one operation; 1 is best for small scenes"
+        )
         return sub
 
-    sub = command("simulate", commands.simulate, "simulate scenes after the protocol of NRI, with the truth")
+    sub = command("simulate", "simulate scenes after the protocol of NRI, with the truth")
     sub.add_argument("system", choices=["springs", "charged"])
     sub.add_argument("--num-scenes", type=_COUNT, required=True)
     sub.add_argument("--num-entities", type=_number(int, 2), default=5)
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_number(int, 0), required=True)
     sub.add_argument("--out", required=True, help="NetCDF file")
 
-    sub = command("train", commands.train, "learn modules from scenes without knowing their structures (BounceGrad)")
+    sub = command("train", "learn modules from scenes without knowing their structures (BounceGrad)")
     _scene_arguments(sub)
     sub.add_argument("--num-edge-types", type=int, required=True, metavar="K")
     sub.add_argument("--dynamics", choices=["message-passing"], default="message-passing")
@@ -112,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_number(int, 0), required=True)
     sub.add_argument("--out", required=True, help="model file")
 
-    sub = command("infer", commands.infer, "posterior over the structures of scenes, given a trained model")
+    sub = command("infer", "posterior over the structures of scenes, given a trained model")
     _scene_arguments(sub)
     sub.add_argument("--model", required=True)
     sub.add_argument("--method", choices=["auto", "exact", "mcmc"], default="auto")
@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_number(int, 0), required=True)
     sub.add_argument("--out", required=True, help="NetCDF file")
 
-    sub = command("predict", commands.predict, "roll the motion forward under drawn structures")
+    sub = command("predict", "roll the motion forward under drawn structures")
     _scene_arguments(sub)
     sub.add_argument("--model", required=True)
     sub.add_argument("--posterior", required=True)
@@ -137,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-steps", type=_COUNT, default=20)
     sub.add_argument("--out", required=True, help="NetCDF file")
 
-    sub = command("score", commands.score, "compare a posterior with the truth")
+    sub = command("score", "compare a posterior with the truth")
     sub.add_argument("posterior")
     sub.add_argument("--truth", required=True, metavar="SCENES", help="scenes with known structures")
     _reading_arguments(sub)
@@ -146,12 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--frames-after", type=_number(int, 0), default=49, metavar="T", help="rollouts start from this frame"
     )
 
-    sub = command("export", commands.export, "write the posterior as tables")
+    sub = command("export", "write the posterior as tables")
     sub.add_argument("posterior")
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--format", choices=["csv", "parquet"], default="csv")
 
-    sub = command("demo", commands.demo, "the main job on the springs scenes that come with the project")
+    sub = command("demo", "the main job on the springs scenes that come with the project")
     sub.add_argument("--out", default="demo_output", metavar="DIR")
     return parser
 
@@ -188,8 +188,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 after bad input, with one sentence on standard error; 130 after an interruption from the keyboard.
     """
     parsed = build_parser().parse_args(arguments)
+    import torch  # here, as seconds of imports need not be waited for after --help or a wrong word
+
+    import pyro_nri.commands as commands
+
+    torch.set_num_threads(parsed.num_threads)
     try:
-        result = parsed.run(parsed)
+        result = commands.COMMANDS[parsed.command](parsed)
     except commands.Interrupted as stop:
         print(f"pyro-nri: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,11 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job on the scenes that come with the project."""
     say = functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     return run_demo(arguments.out, show_progress=not arguments.quiet, say=say)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    run.__name__: run for run in (simulate, train, infer, predict, score, export, demo)
+}
 
 
 def describe(result: dict[str, Any]) -> str:

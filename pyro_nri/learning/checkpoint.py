@@ -1,7 +1,6 @@
 """Model files: everything needed to use a trained model, and to resume its training bit for bit."""
 
 import pickle
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,20 +95,21 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"model file {str(path)!r} is damaged or holds more than tensors and plain values; it was not loaded"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch.load fails in many ways on bytes that are no checkpoint
         raise ValueError(f"model file {str(path)!r} is damaged or is not a model file") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{str(path)!r} is not a model file of pyro_nri")
-    if content["version"] > VERSION:
-        raise ValueError(
-            f"model file {str(path)!r} has format version {content['version']}, this program reads up to {VERSION}"
-        )
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise ValueError(f"model file {str(path)!r} has format version {version}, this program reads up to {VERSION}")
     try:
         spec = ModelSpec.from_dict(content["spec"])
         width = None if content["encoder"] is None else content["encoder"]["width"]
         checkpoint = new_checkpoint(spec, encoder_width=width, seed=0)
-        checkpoint.model.load_state_dict(content["model"])
+        # Weights keep the precision that they were saved in.
+        checkpoint.model.to(content["model"]["score_scale"].dtype).load_state_dict(content["model"])
         if checkpoint.encoder is not None:
+            checkpoint.encoder.to(content["encoder"]["state"]["scale"].dtype)
             checkpoint.encoder.load_state_dict(content["encoder"]["state"])
         checkpoint.alignment = content["alignment"]
         checkpoint.training = content["training"]
