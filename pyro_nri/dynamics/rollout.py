@@ -50,6 +50,7 @@ def teacher_forcing(
     edge_mask: Tensor | None = None,
     entity_kind: Tensor | None = None,
     hidden_state: Tensor | None = None,
+    observation_mask: Tensor | None = None,
 ) -> Tensor:
     """Predict every frame but the first, starting again from the observed state every ``horizon`` frames.
 
@@ -65,6 +66,7 @@ def teacher_forcing(
         edge_mask: bool ``[*batch, E]``.
         entity_kind: long ``[*batch, N]``.
         hidden_state: state of the hidden entities at frame 0, ``[*batch, N_hidden, D]``, raw units.
+        observation_mask: bool ``[*batch, T, N]``; beside hidden entities, a state that was not seen is predicted on.
 
     Returns:
         Predictions of frames 1 to T - 1 of the observed entities, ``[*batch, T - 1, N, D]``.
@@ -83,7 +85,10 @@ def teacher_forcing(
         frames = []
         for t in range(num_transitions):
             if t % horizon == 0:
-                observed = trajectory[..., t, :, :]
+                restart = trajectory[..., t, :, :]
+                if t > 0 and observation_mask is not None:  # what was not seen goes on from its prediction
+                    restart = torch.where(observation_mask[..., t, :, None], restart, observed)
+                observed = restart
             state = torch.cat([observed, hidden], dim=-2)
             state = dynamics.step(state, structure, edge_mask=edge_mask, entity_kind=entity_kind)
             observed, hidden = state[..., :num_observed, :], state[..., num_observed:, :]

@@ -23,8 +23,9 @@ class StructureKernel(MCMCKernel):
 
     A thin adapter of :class:`~pyro_nri.inference.chains.Chains`: it makes the same draws as
     :func:`~pyro_nri.inference.run.infer` with the same arguments. Chains are vectorised inside the kernel, so ``MCMC``
-    itself runs with ``num_chains=1`` and ``get_samples()["edge_type"]`` has the shape ``[S, C, G, E]``. Pyro's
-    ``summary`` and ``diagnostics`` do not apply to integers; use :mod:`pyro_nri.posterior`.
+    itself must run with its ``num_chains=1`` (more would repeat the same chains: the seed is the kernel's).
+    ``get_samples()["edge_type"]`` has the shape ``[S, C, G, E]``; ``Predictive`` takes its ``.flatten(0, 1)``.
+    Pyro's ``summary`` and ``diagnostics`` do not apply to integers; use :mod:`pyro_nri.posterior`.
 
     Args:
         model: trained model; frozen here.
@@ -66,6 +67,7 @@ class StructureKernel(MCMCKernel):
         self.seed = seed
         self.transforms: dict[str, Any] = {}  # read by MCMC; discrete sites have none
         self._initial_params: dict[str, Tensor] | None = None
+        self._start_is_given = False
         self._chains: Chains | None = None
         self._num_proposed = 0
         self._num_accepted = 0
@@ -82,15 +84,16 @@ class StructureKernel(MCMCKernel):
         probabilities = None if self.encoder is None else log_q(self.encoder, scenes)
         target = StructureTarget(likelihood, prior)
         stream = Stream(self.seed, keys(scenes.group_names), self.num_chains)
-        if self._initial_params is None:
-            self._initial_params = {"edge_type": start_structures(target, stream)}
+        start = self._initial_params
+        if start is None or not self._start_is_given:
+            start = self._initial_params = {"edge_type": start_structures(target, stream)}
         self._chains = Chains(
             target,
             make_proposal(self.proposal, prior, table=table, log_q=probabilities, seed=self.seed),
             stream,
             schedule=geometric(self.start_temperature, 1.0, max(1, warmup_steps // 2)),
             num_warmup=warmup_steps,
-            structure=self._initial_params["edge_type"],
+            structure=start["edge_type"],
         )
         self._num_proposed = self._num_accepted = 0
         self._log_joint = []
@@ -103,6 +106,7 @@ class StructureKernel(MCMCKernel):
     @initial_params.setter
     def initial_params(self, params: dict[str, Tensor]) -> None:
         self._initial_params = params
+        self._start_is_given = True
 
     def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step from where the chains are."""

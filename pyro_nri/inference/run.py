@@ -106,6 +106,8 @@ def infer(
     if executor is not None or num_shards > 1:
         if resume is not None:
             raise ValueError("resume goes with a single shard, found an executor or several shards")
+        if on_segment is not None:
+            raise ValueError("on_segment goes with a single shard, found an executor or several shards")
         shards = _shards(scenes, num_shards)
         if executor is None:
             return concatenate_draws([infer(model, shard, method=method, **arguments) for shard in shards])
@@ -121,15 +123,16 @@ def infer(
         if on_segment is not None:
             on_segment(draws)
         return draws
-    if resume is not None:
-        _check_resume(resume, scenes, arguments)
     table = likelihood if isinstance(likelihood, ReceiverTable) else None
     probabilities = None if encoder is None else log_q(encoder, scenes)
+    moves = make_proposal(proposal, prior, table=table, log_q=probabilities, seed=seed)
+    if resume is not None:
+        _check_resume(resume, scenes, arguments | {"move_names": moves.move_names})
     warmup, kept = _parts(resume)
     latest = kept or warmup
     chains = Chains(
         StructureTarget(likelihood, prior),
-        make_proposal(proposal, prior, table=table, log_q=probabilities, seed=seed),
+        moves,
         stream,
         schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
         num_warmup=num_warmup,
@@ -206,11 +209,24 @@ def _exact_draws(
 
 
 def _check_resume(draws: Draws, scenes: Scenes, arguments: dict[str, Any]) -> None:
+    warmup, kept = _parts(draws)
+    # An unfinished warm-up does not say how long it was to be, nor do missing draws how they were to be thinned.
+    num_warmup = (
+        arguments["num_warmup"]
+        if kept is None and _num_draws(warmup) <= arguments["num_warmup"]
+        else _num_draws(warmup)
+    )
+    thin = arguments["thin"] if kept is None else kept.num_evaluations // _num_draws(kept)
+    start = arguments["start_temperature"] if warmup is None else float(warmup.temperature[0])
     for name, found, wanted in (
         ("structures", draws.group_names, scenes.group_names),
         ("seed", draws.seed, arguments["seed"]),
         ("num_chains", draws.edge_type.shape[0], arguments["num_chains"]),
         ("method", draws.method, "mcmc"),
+        ("moves", draws.move_names, arguments["move_names"]),
+        ("num_warmup", num_warmup, arguments["num_warmup"]),
+        ("start_temperature", start, arguments["start_temperature"]),
+        ("thin", thin, arguments["thin"]),
     ):
         if found != wanted:
             raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")

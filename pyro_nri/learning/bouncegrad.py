@@ -155,7 +155,7 @@ class BounceGrad:
     def batch(self) -> Tensor:
         """Numbers of the structures in the next batch: each is visited once before any is visited again."""
         num_groups, size = len(self.groups), self.batch_size
-        num_batches = num_groups // size
+        num_batches = -(-num_groups // size)
         epoch, place = divmod(self.num_done, num_batches)
         order = torch.randperm(num_groups, generator=generator(self.seed, "batch", epoch))
         return order[place * size : (place + 1) * size]

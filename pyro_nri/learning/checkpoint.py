@@ -1,7 +1,9 @@
 """Model files: everything needed to use a trained model, and to resume its training bit for bit."""
 
 import pickle
+import warnings
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,14 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] | None = None
     training_scenes: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the model's weights, by which the model of a posterior is known again."""
+        digest = blake2b(digest_size=8)
+        for name, value in self.model.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def new_checkpoint(spec: ModelSpec, *, encoder_width: int | None = 64, seed: int) -> Checkpoint:
@@ -90,7 +100,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise ValueError(f"model file {str(path)!r} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch has to say of files that are not ours
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"model file {str(path)!r} is damaged or holds more than tensors and plain values; it was not loaded"
@@ -115,6 +127,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         checkpoint.training = content["training"]
         checkpoint.trainer = content["trainer"]
         checkpoint.training_scenes = tuple(content["training_scenes"])
-    except (KeyError, RuntimeError, TypeError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"model file {str(path)!r} is incomplete: {error}") from error
     return checkpoint

@@ -11,7 +11,14 @@ from pyro_nri.dynamics.rollout import rollout
 from pyro_nri.dynamics.scaling import Scaling, fit_change_scale, fit_scaling
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.priors import AbstractPrior, StructureDistribution
-from pyro_nri.model.receivers import AbstractLikelihood, MessageCache, ReceiverTable, num_codes, receiver_table
+from pyro_nri.model.receivers import (
+    CHUNK_FLOATS,
+    AbstractLikelihood,
+    MessageCache,
+    ReceiverTable,
+    num_codes,
+    receiver_table,
+)
 from pyro_nri.model.trajectory import Trajectory
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
@@ -217,6 +224,11 @@ class SceneModel(PyroModule):
     def entity_log_likelihood(self, scenes: Scenes, structure: Tensor, hidden_state: Tensor | None = None) -> Tensor:
         """As :meth:`log_likelihood`, before the sum over entities: ``[C, G, N]``."""
         scenes = self.prepare(scenes)
+        if structure.min() < 0 or structure.max() >= self.num_edge_types:
+            raise ValueError(
+                f"structure must hold types 0 to {self.num_edge_types - 1}, found {int(structure.min())} to "
+                f"{int(structure.max())}"
+            )
         each = structure[..., scenes.group_index, :]  # [C, B, E]
         terms = self.trajectory(scenes, each, hidden_state).log_prob_entities(scenes.trajectory[:, 1:])  # [C, B, N]
         total = terms.new_zeros(*terms.shape[:-2], scenes.num_groups, terms.shape[-1])
@@ -316,6 +328,21 @@ class DirectLikelihood(AbstractLikelihood):
         self.num_edge_types = model.num_edge_types
         self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
 
+        self.size = scenes.num_frames * scenes.num_edges * 64  # floats of one scene's messages
+
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        scenes, group = self.scenes, self.scenes.group_index
+        each = structure.long()[:, group]  # [C, B, E]
+        terms = each.new_zeros((*each.shape[:2], scenes.num_entities), dtype=torch.float64)
+        # Scenes and structures are cut into parts whose messages stay in a processor's cache.
+        num_chains = min(len(each), max(1, CHUNK_FLOATS // self.size))
+        num_scenes = max(1, CHUNK_FLOATS // (num_chains * self.size))
         with torch.no_grad():
-            return self.model.entity_log_likelihood(self.scenes, structure.long())
+            for first in range(0, scenes.num_scenes, num_scenes):
+                some = slice(first, first + num_scenes)
+                part = scenes[some]
+                for chains in torch.arange(len(each)).split(num_chains):
+                    trajectory = self.model.trajectory(part, each[chains, some])
+                    terms[chains, some] = trajectory.log_prob_entities(part.trajectory[:, 1:])
+        total = terms.new_zeros(len(each), scenes.num_groups, scenes.num_entities)
+        return total.index_add(1, group, terms)

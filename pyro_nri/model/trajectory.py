@@ -123,6 +123,7 @@ class Trajectory(dist.TorchDistribution):
             edge_mask=self.edge_mask,
             entity_kind=self.entity_kind,
             hidden_state=self.hidden_state,
+            observation_mask=self.observation_mask,
         )
         log_prob = self.noise(predictions, trajectory[..., :-1, :, :]).log_prob(value)  # [*batch, T - 1, N]
         return torch.where(self.scored, log_prob, torch.zeros_like(log_prob)).double().sum(-2)

@@ -49,7 +49,7 @@ def make_encoder():
         """Random weights, with an output that is far from uniform."""
         encoder = Encoder(num_edge_types, 2, width=16, generator=torch.Generator().manual_seed(seed)).double()
         with torch.no_grad():
-            encoder.output.weights[-1].mul_(8)
+            encoder.output.weights[-1].mul_(4)
         return encoder
 
     return make

@@ -64,11 +64,13 @@ CASES = {
 
 
 @pytest.fixture(params=CASES)
-def case(request, make_model, make_scenes):
-    options, what = CASES[request.param]
-    model, scenes = make_model(**options), make_scenes(**what)
-    structures = all_structures(model.num_edge_types, scenes.num_entities)
-    return model, scenes, structures, direct(model, scenes, structures)
+def case(request, make_model, make_scenes, already={}):  # noqa: B006 - each case is evaluated once for all tests
+    if request.param not in already:
+        options, what = CASES[request.param]
+        model, scenes = make_model(**options), make_scenes(**what)
+        structures = all_structures(model.num_edge_types, scenes.num_entities)
+        already[request.param] = model, scenes, structures, direct(model, scenes, structures)
+    return already[request.param]
 
 
 @pytest.mark.parametrize("cache", ["table", "messages", "none"])
@@ -86,7 +88,7 @@ def test_every_structure_by_every_route(case, cache):
 @pytest.mark.parametrize("cache", ["table", "messages", "none"])
 def test_moves_from_known_structures(case, cache):
     """Terms with ``known`` equal terms without, whatever changed: nothing, one edge, all."""
-    model, scenes, structures, wanted = case
+    model, scenes, structures, _ = case
     likelihood = model.likelihood(scenes, cache=cache)
     generator = torch.Generator().manual_seed(0)
     shape = (6, scenes.num_groups)

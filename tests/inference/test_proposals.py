@@ -1,0 +1,197 @@
+"""Moves on padded scenes, turns, mixtures, names, and what they refuse. Probabilities: test_transition.py."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pyro_nri.inference.proposals import (
+    ExactReceiver,
+    Mixture,
+    ReceiverBlock,
+    UniformEdge,
+    UniformPair,
+    make_proposal,
+)
+from pyro_nri.model.priors import make_prior
+from pyro_nri.model.receivers import ReceiverTable
+
+PAIRS = [(i, j) for i in range(4) for j in range(4) if i != j]
+#: Three groups of four entities: all, without entity 1, only 0 and 3.
+PRESENT = [[True] * 4, [True, False, True, True], [True, False, False, True]]
+MASK = torch.tensor([[p[i] and p[j] for i, j in PAIRS] for p in PRESENT])
+
+
+def prior(name="independent", num_types=2):
+    return make_prior(name, num_types).double()(MASK)
+
+
+def make(kind, name="independent", num_types=2, scan="random"):
+    generator = torch.Generator().manual_seed(0)
+    log_q = torch.randn(3, 12, num_types, generator=generator, dtype=torch.double)
+    table = ReceiverTable(torch.randn(3, 4, num_types**3, generator=generator, dtype=torch.double), num_types, MASK)
+    made = prior(name, num_types)
+    return {
+        "edge": lambda: UniformEdge(made),
+        "pair": lambda: UniformPair(made),
+        "block": lambda: ReceiverBlock(made, log_q, scan=scan),
+        "exact": lambda: ExactReceiver(made, table, scan=scan),
+    }[kind]()
+
+
+def propose(proposal, structure, step=0, seed=0):
+    shape = (*structure.shape[:2], proposal.num_uniforms)
+    uniform = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    return proposal.propose({"edge_type": structure}, uniform, step, 1.0)
+
+
+def start(name, num_types=2, num_chains=3000):
+    uniform = torch.rand(num_chains, 3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    return prior(name, num_types).expand((num_chains, 3)).from_uniform(uniform)
+
+
+CASES = [*itertools.product(["edge", "pair", "block", "exact"], ["independent"]), ("pair", "symmetric")]
+CASES += [("block", "symmetric"), ("exact", "symmetric")]
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("num_types", [2, 3])
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_padded_edges_never_change_and_all_others_do(kind, name, num_types):
+    before = start(name, num_types)
+    move = propose(make(kind, name, num_types), before)
+    changed = before != move.latents["edge_type"]
+    assert not changed[:, ~MASK].any()
+    assert changed[:, MASK].any(0).all()
+    assert prior(name, num_types).log_prob(move.latents["edge_type"]).isfinite().all()
+    assert move.log_forward.shape == move.log_reverse.shape == (3000, 3)
+    assert move.log_forward.isfinite().all()
+    assert move.log_reverse.isfinite().all()
+
+
+@pytest.mark.statistical
+def test_uniform_moves_are_uniform_over_what_exists():
+    for kind, name in (("edge", "independent"), ("pair", "independent"), ("pair", "symmetric")):
+        before = start(name, 3)
+        after = propose(make(kind, name, 3), before).latents["edge_type"]
+        for g in range(3):
+            changed = (before[:, g] != after[:, g]).numpy()
+            where = MASK[g].numpy()
+            if kind == "pair":  # a pair is one choice
+                where = where & np.array([i < j for i, j in PAIRS])
+                back = [PAIRS.index((j, i)) for i, j in PAIRS]
+                changed = changed | changed[:, back]
+            counts = changed[:, where].sum(0)
+            assert counts.sum() == len(before)  # exactly one choice each, and it always changes something
+            if len(counts) > 1:
+                assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["block", "exact"])
+@pytest.mark.parametrize("name", ["independent", "symmetric"])
+def test_turns_visit_the_entities_that_exist(kind, name):
+    """Step s moves the incoming edges of the (s mod number)-th present entity (and, tied, their opposites)."""
+    proposal, before = make(kind, name, scan="turn"), start(name)
+    for step in range(9):
+        changed = before != propose(proposal, before, step, seed=step).latents["edge_type"]
+        for g, present in enumerate(PRESENT):
+            there = [n for n in range(4) if present[n]]
+            receiver = there[step % len(there)]
+            touched = {PAIRS[e] for e in changed[:, g].any(0).nonzero().flatten().tolist()}
+            wanted = {(i, receiver) for i in there if i != receiver}
+            if name == "symmetric":
+                wanted |= {(j, i) for i, j in wanted}
+            assert touched == wanted
+
+
+def test_one_type_leaves_nothing_to_move():
+    for kind, name in CASES:
+        before = torch.zeros(5, 3, 12, dtype=torch.long)
+        assert not propose(make(kind, name, 1), before).latents["edge_type"].any()
+
+
+def test_given_structures_are_left_alone():
+    for kind, name in CASES:
+        before = start(name, num_chains=20)
+        kept = before.clone()
+        propose(make(kind, name), before)
+        assert torch.equal(before, kept)
+
+
+def test_floor_one_ignores_the_probabilities():
+    skewed = torch.tensor([0.0, -50.0]).double().expand(3, 12, 2)
+    proposal = ReceiverBlock(prior(), skewed, floor=1.0)
+    np.testing.assert_allclose(proposal.probability[MASK], 0.5)
+    move = propose(proposal, start("independent"))
+    torch.testing.assert_close(move.log_forward, move.log_reverse)
+
+
+def test_what_reaches_every_structure():
+    log_q = torch.zeros(3, 12, 2).double()
+    assert UniformEdge(prior()).is_irreducible
+    assert not UniformEdge(prior("symmetric")).is_irreducible
+    assert UniformPair(prior("symmetric")).is_irreducible
+    assert ReceiverBlock(prior(), log_q).is_irreducible
+    assert not ReceiverBlock(prior(), log_q, floor=0.0).is_irreducible
+    with pytest.raises(ValueError, match="no proposal reaches every structure; add a uniform one"):
+        Mixture([UniformEdge(prior("symmetric")), ReceiverBlock(prior("symmetric"), log_q, floor=0.0)])
+    Mixture([ReceiverBlock(prior(), log_q, floor=0.0), UniformEdge(prior())])
+
+
+def test_mixture_bookkeeping():
+    inner = Mixture([make("edge"), make("pair")], seed=1)
+    mixture = Mixture([make("block"), inner, make("exact")], [1.0, 2.0, 3.0], seed=2)
+    assert mixture.move_names == ("receiver_block", "uniform_edge", "uniform_pair", "exact_receiver")
+    assert mixture.num_uniforms == max(part.num_uniforms for part in mixture.proposals)
+    before = start("independent", num_chains=2)
+    for step in range(30):
+        kind = propose(mixture, before, step).kind
+        outer = mixture.component(step)
+        wanted = {0: 0, 1: 1 + inner.component(step), 2: 3}[outer]
+        assert kind == wanted
+    numbers = [[Mixture([make("edge"), make("pair")], seed=s).component(step) for step in range(60)] for s in (0, 0, 1)]
+    assert numbers[0] == numbers[1] != numbers[2]
+
+
+def test_bad_arguments():
+    log_q, table = torch.zeros(3, 12, 2).double(), ReceiverTable(torch.zeros(3, 4, 8).double(), 2, MASK)
+    with pytest.raises(ValueError, match=r"log_q must have shape \[3, 12, 2\], found \[3, 12, 3\]"):
+        ReceiverBlock(prior(), torch.zeros(3, 12, 3))
+    with pytest.raises(ValueError, match=r"floor must be between 0 and 1, found 1\.5"):
+        ReceiverBlock(prior(), log_q, floor=1.5)
+    with pytest.raises(ValueError, match="scan must be 'random' or 'turn', found 'zigzag'"):
+        ReceiverBlock(prior(), log_q, scan="zigzag")
+    with pytest.raises(ValueError, match="scan must be 'random' or 'turn', found 'zigzag'"):
+        ExactReceiver(prior(), table, scan="zigzag")
+    with pytest.raises(ValueError, match="proposals is empty"):
+        Mixture([])
+    for weights in ([1.0], [1.0, 0.0]):
+        with pytest.raises(ValueError, match="weights must be 2 positive numbers"):
+            Mixture([make("edge"), make("pair")], weights)
+
+
+@pytest.mark.parametrize("name", ["independent", "symmetric"])
+def test_names(name):
+    log_q, table = torch.zeros(3, 12, 2).double(), ReceiverTable(torch.zeros(3, 4, 8).double(), 2, MASK)
+    single = {"uniform_pair"} if name == "symmetric" else {"uniform_edge", "uniform_pair"}
+    made = prior(name)
+
+    def moves(kind, **options):
+        names = make_proposal(kind, made, **options).move_names
+        assert len(set(names)) == len(names)
+        return set(names)
+
+    assert moves("uniform") == moves("uniform", table=table, log_q=log_q) == single
+    assert moves("neural", log_q=log_q) == moves("neural", table=table, log_q=log_q) == {"receiver_block"} | single
+    assert moves("exact", table=table) == moves("exact", table=table, log_q=log_q) == {"exact_receiver"} | single
+    assert moves("auto") == single
+    assert moves("auto", log_q=log_q) == {"receiver_block"} | single
+    assert "exact_receiver" in moves("auto", table=table, log_q=log_q)
+    with pytest.raises(ValueError, match="needs an encoder"):
+        make_proposal("neural", made)
+    with pytest.raises(ValueError, match="need a receiver table"):
+        make_proposal("exact", made)
+    with pytest.raises(ValueError, match="proposal must be auto, uniform, neural or exact, found 'magic'"):
+        make_proposal("magic", made)
