@@ -1,1 +1,91 @@
-"""Posterior inference over interaction structures from trajectories."""
+"""Posterior inference over interaction structures from trajectories.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_nri.fitting import fit
+    from pyro_nri.inference.kernel import StructureKernel
+    from pyro_nri.inference.run import infer
+    from pyro_nri.learning.bouncegrad import BounceGrad
+    from pyro_nri.learning.checkpoint import load_checkpoint, save_checkpoint
+    from pyro_nri.model.program import SceneModel
+    from pyro_nri.model.spec import ModelSpec
+    from pyro_nri.posterior.convert import to_datatree
+    from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
+    from pyro_nri.posterior.frames import edges_frame, structures_frame
+    from pyro_nri.posterior.plots import plot_structures
+    from pyro_nri.posterior.predictions import predict
+    from pyro_nri.posterior.probability import indicators
+    from pyro_nri.posterior.scores import score
+    from pyro_nri.posterior.storage import read_posterior, write_posterior
+    from pyro_nri.scenes.readers import from_dataframe, read_scenes
+    from pyro_nri.scenes.scenes import Scenes
+    from pyro_nri.scenes.simulate import simulate
+
+_HOME = {
+    "BounceGrad": "learning.bouncegrad",
+    "ModelSpec": "model.spec",
+    "SceneModel": "model.program",
+    "Scenes": "scenes.scenes",
+    "StructureKernel": "inference.kernel",
+    "diagnostics_frame": "posterior.diagnostics",
+    "edges_frame": "posterior.frames",
+    "fit": "fitting",
+    "from_dataframe": "scenes.readers",
+    "indicators": "posterior.probability",
+    "infer": "inference.run",
+    "load_checkpoint": "learning.checkpoint",
+    "plot_structures": "posterior.plots",
+    "predict": "posterior.predictions",
+    "read_posterior": "posterior.storage",
+    "read_scenes": "scenes.readers",
+    "save_checkpoint": "learning.checkpoint",
+    "score": "posterior.scores",
+    "simulate": "scenes.simulate",
+    "structures_frame": "posterior.frames",
+    "summarize": "posterior.diagnostics",
+    "to_datatree": "posterior.convert",
+    "write_posterior": "posterior.storage",
+}
+
+__all__ = [
+    "BounceGrad",
+    "ModelSpec",
+    "SceneModel",
+    "Scenes",
+    "StructureKernel",
+    "diagnostics_frame",
+    "edges_frame",
+    "fit",
+    "from_dataframe",
+    "indicators",
+    "infer",
+    "load_checkpoint",
+    "plot_structures",
+    "predict",
+    "read_posterior",
+    "read_scenes",
+    "save_checkpoint",
+    "score",
+    "simulate",
+    "structures_frame",
+    "summarize",
+    "to_datatree",
+    "write_posterior",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'pyro_nri' has no attribute {name!r}")
+    value = getattr(import_module(f"pyro_nri.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,11 +9,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from pyro_nri.fitting import fit
 from pyro_nri.inference.run import infer
-from pyro_nri.learning.bouncegrad import BounceGrad
-from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint, save_checkpoint
-from pyro_nri.model.spec import ModelSpec
-from pyro_nri.posterior.align import fit_alignment
+from pyro_nri.learning.checkpoint import Checkpoint, save_checkpoint
 from pyro_nri.posterior.compare import agreement
 from pyro_nri.posterior.convert import to_datatree
 from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
@@ -48,15 +46,20 @@ def run_demo(out: str | Path, *, show_progress: bool = True, say: Callable[[str]
     """
     folder = Path(out)
     train, test = (read_nri(DATA, system="springs5", split=split) for split in ("train", "test"))
-    checkpoint = new_checkpoint(ModelSpec(num_edge_types=2, state_names=train.state_names), seed=SEED)
-    save_checkpoint(checkpoint, folder / "model.pt")  # a folder that cannot be written is found out before the work
     say(
         f"{train.num_scenes} scenes to learn from and {test.num_scenes} others to infer: 5 particles, some pairs linked"
     )
     say("by springs. Nobody tells the program which.")
     say("\nLearning two kinds of interaction ...")
     started = time.monotonic()
-    _train(checkpoint, train, show_progress)
+    checkpoint = fit(
+        train,
+        num_edge_types=2,
+        num_steps=NUM_STEPS,
+        seed=SEED,
+        save=lambda unfinished: save_checkpoint(unfinished, folder / "model.pt"),
+        show_progress=show_progress,
+    )
     save_checkpoint(checkpoint, folder / "model.pt")
     result: dict[str, Any] = {"seconds_of_training": round(time.monotonic() - started, 1)}
     started = time.monotonic()
@@ -71,22 +74,6 @@ def run_demo(out: str | Path, *, show_progress: bool = True, say: Callable[[str]
     result["wrote"] = [str(folder / "model.pt"), *_write(trees, checkpoint, folder)]
     say("")
     return result
-
-
-def _train(checkpoint: Checkpoint, scenes: Scenes, show_progress: bool) -> None:
-    assert checkpoint.encoder is not None
-    checkpoint.model.fit_scaling(scenes)
-    checkpoint.encoder.fit_scaling(scenes)
-    trainer = BounceGrad(
-        checkpoint.model, scenes, encoder=checkpoint.encoder, batch_size=16, num_steps=NUM_STEPS, seed=SEED
-    )
-    trainer.run(show_progress=show_progress)
-    assert scenes.edge_type is not None
-    # Which learned type is called "linked" is settled once, on training scenes; inference never reads it.
-    alignment = fit_alignment(trainer.structure.numpy().ravel(), scenes.edge_type.numpy().ravel(), num_edge_types=2)
-    checkpoint.alignment = alignment.tolist()
-    checkpoint.training = {"seed": SEED, "num_scenes": scenes.num_scenes, "num_steps": NUM_STEPS}
-    checkpoint.training_scenes = scenes.fingerprints
 
 
 def _infer(checkpoint: Checkpoint, scenes: Scenes, show_progress: bool) -> tuple[xr.DataTree, dict[str, Any]]:
@@ -105,6 +92,7 @@ def _infer(checkpoint: Checkpoint, scenes: Scenes, show_progress: bool) -> tuple
             seed=SEED,
             show_progress=show_progress,
         )
+        # Which learned type is called "linked" was settled on training scenes; inference never reads it.
         names = ["linked" if truth == 1 else "not linked" for truth in checkpoint.alignment or ()]
         trees[method] = to_datatree(draws, scenes, type_names=names, type_alignment=checkpoint.alignment)
     scores, run = score(trees["mcmc"], scenes), summarize(trees["mcmc"])

@@ -44,6 +44,7 @@ ORDER: dict[str, Sequence[str]] = {
         *["convert", "storage", "align", "probability", "diagnostics", "scores", "compare", "frames", "predictions"],
         *["plots", "report"],
     ],
+    "fitting.py": [],
     "demo.py": [],
     "commands.py": [],
     "cli.py": [],

@@ -112,7 +112,8 @@ class MessagePassing(AbstractDynamics):
         scaled = (state - self.offset) / self.scale
         bias = self.message_map.biases[0][0]
         if self.num_entity_kinds == 1:
-            hidden = torch.relu(self.state_map(scaled).squeeze(-2) + summed + bias)
+            # The large array is touched twice only: one state often meets many sums of messages.
+            hidden = torch.relu_(summed + (self.state_map(scaled).squeeze(-2) + bias))
             change = self.node_modules(hidden).squeeze(-2)
         else:
             if entity_kind is None:

@@ -16,7 +16,7 @@ from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
 #: Largest number of floats in one intermediate tensor; larger work is cut into chunks that fit a processor's cache.
-CHUNK_FLOATS = 4_000_000
+CHUNK_FLOATS = 2_000_000
 
 
 def num_codes(num_edge_types: int, num_entities: int) -> int:

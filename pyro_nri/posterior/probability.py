@@ -14,7 +14,7 @@ def indicators(tree: xr.DataTree) -> xr.Dataset:
     ArviZ takes the dataset as it is, here for the edges of one scene::
 
         found = indicators(tree)
-        arviz.summary(found.isel(edge=found.scene == "a"), ci_prob=0.9, round_to="none")
+        arviz.summary(found.isel(edge=found.scene == "a"), kind="diagnostics", round_to="none")
 
     Args:
         tree: a posterior.

@@ -1,0 +1,125 @@
+"""From scenes to a trained model in one call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pyro_nri.learning.bouncegrad import BounceGrad
+from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
+from pyro_nri.model.spec import ModelSpec
+from pyro_nri.posterior.align import fit_alignment
+from pyro_nri.scenes.scenes import Scenes
+
+DEFAULT_STEPS = 600
+
+
+def fit(
+    scenes: Scenes,
+    num_edge_types: int | None = None,
+    *,
+    spec: ModelSpec | None = None,
+    num_steps: int | None = None,
+    minutes: float | None = None,
+    seed: int,
+    resume: Checkpoint | None = None,
+    save: Callable[[Checkpoint], None] | None = None,
+    save_every: float = 30.0,
+    device: torch.device | str = "cpu",
+    show_progress: bool = False,
+    **options: Any,
+) -> Checkpoint:
+    """Learn modules and a proposal from scenes without knowing their structures.
+
+    Args:
+        scenes: training scenes. If they carry truth, it serves at the end to say which learned type stands for which
+            true one (``alignment``); learning and inference never look at it.
+        num_edge_types: K; the other choices of the model are then the defaults of :class:`ModelSpec`.
+        spec: all choices of the model, in place of ``num_edge_types``.
+        num_steps: length of the training in gradient steps; 600 by default.
+        minutes: length by the clock instead.
+        seed: fixes all random numbers.
+        resume: what ``save`` was given in an interrupted run of the same call.
+        save: called with the checkpoint before the first step, every ``save_every`` seconds and at the end.
+        save_every: seconds.
+        device: where to train; the model comes back on the CPU.
+        show_progress: progress bar on standard error.
+        options: further arguments of :class:`BounceGrad`, such as ``inner``, ``batch_size``, ``structure``.
+
+    Returns:
+        The trained model with its encoder.
+
+    Raises:
+        ValueError: an argument is out of range, or ``resume`` is of another run.
+
+    Example:
+        >>> from pyro_nri.scenes.simulate import simulate
+        >>> checkpoint = fit(simulate("springs", 8, num_entities=3, seed=0), num_edge_types=2, num_steps=5, seed=0)
+        >>> checkpoint.model.num_edge_types
+        2
+    """
+    if (spec is None) == (num_edge_types is None):
+        raise ValueError("give either num_edge_types or spec")
+    if spec is None:
+        assert num_edge_types is not None
+        kinds = 1 if scenes.entity_kind is None else int(scenes.entity_kind.max()) + 1
+        spec = ModelSpec(num_edge_types=num_edge_types, state_names=scenes.state_names, num_entity_kinds=kinds)
+    if num_steps is None:
+        num_steps = DEFAULT_STEPS if minutes is None else 10**9
+    checkpoint = _checked(resume, spec, seed) if resume is not None else _new(scenes, spec, seed)
+    model, encoder = checkpoint.model.to(device), checkpoint.encoder
+    if encoder is not None:
+        encoder.to(device)
+    trainer = BounceGrad(
+        model, scenes, encoder=encoder, num_steps=num_steps, minutes=minutes, seed=seed, **{"batch_size": 16, **options}
+    )
+    if checkpoint.trainer is not None:
+        trainer.load_state_dict(checkpoint.trainer)
+    checkpoint.training_scenes = scenes.fingerprints
+
+    def keep(trainer: BounceGrad) -> None:
+        checkpoint.trainer = trainer.state_dict()
+        checkpoint.training = {
+            **checkpoint.training,
+            "seed": seed,
+            "num_scenes": scenes.num_scenes,
+            "num_frames": scenes.num_frames,
+            "num_steps": trainer.num_done,
+            "seconds": trainer.seconds,
+            "inner": trainer.inner,
+        }
+        if save is not None:
+            save(checkpoint)
+
+    keep(trainer)  # an output that cannot be written is found out before the work, not after
+    history = trainer.run(show_progress=show_progress, save=keep, save_every=save_every)
+    checkpoint.trainer = None
+    if history:
+        checkpoint.training["loss"] = sum(losses.module_loss for losses in history[-20:]) / len(history[-20:])
+    if scenes.edge_type is not None:
+        first = scenes.group_first_scene
+        mask = scenes.edge_mask[first]
+        inferred, truth = trainer.structure.cpu()[mask].numpy(), scenes.edge_type[first][mask].numpy()
+        alignment = fit_alignment(inferred, truth, num_edge_types=spec.num_edge_types)
+        checkpoint.alignment = alignment.tolist()
+        checkpoint.training["edge_accuracy"] = float((alignment[inferred] == truth).mean())
+    model.to("cpu")
+    if encoder is not None:
+        encoder.to("cpu")
+    return checkpoint
+
+
+def _new(scenes: Scenes, spec: ModelSpec, seed: int) -> Checkpoint:
+    checkpoint = new_checkpoint(spec, seed=seed)
+    checkpoint.model.fit_scaling(scenes)
+    if checkpoint.encoder is not None:
+        checkpoint.encoder.fit_scaling(scenes)
+    return checkpoint
+
+
+def _checked(checkpoint: Checkpoint, spec: ModelSpec, seed: int) -> Checkpoint:
+    if checkpoint.spec != spec:
+        raise ValueError("resume was made with other choices of model; give the same arguments to resume")
+    if checkpoint.training.get("seed") != seed:
+        raise ValueError(f"resume was made with seed {checkpoint.training.get('seed')}, found seed {seed}")
+    return checkpoint
