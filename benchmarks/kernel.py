@@ -18,16 +18,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from pyro_nri.fitting import fit
 from pyro_nri.inference.chains import Chains
 from pyro_nri.inference.encoder import log_q
 from pyro_nri.inference.proposals import make_proposal
 from pyro_nri.inference.schedules import constant
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
-from pyro_nri.learning.bouncegrad import BounceGrad
-from pyro_nri.learning.checkpoint import new_checkpoint
 from pyro_nri.model.receivers import ReceiverTable
-from pyro_nri.model.spec import ModelSpec
 from pyro_nri.scenes.simulate import simulate
 
 
@@ -44,13 +42,9 @@ def main() -> None:
         arguments.num_scenes, arguments.seconds = 4, 0.1
     torch.set_num_threads(arguments.num_threads)
     train = simulate("springs", max(16, arguments.num_scenes // 4), seed=1)
-    checkpoint = new_checkpoint(ModelSpec(num_edge_types=2), seed=0)
-    model, encoder = checkpoint.model, checkpoint.encoder
+    found = fit(train, num_edge_types=2, num_steps=5 if arguments.smoke else 60, seed=0)
+    model, encoder = found.model, found.encoder
     assert encoder is not None
-    model.fit_scaling(train)
-    encoder.fit_scaling(train)
-    BounceGrad(model, train, encoder=encoder, batch_size=16, num_steps=5 if arguments.smoke else 60, seed=0).run()
-    model.eval()
     rows = []
     for num_entities in (5, 10):
         scenes = model.prepare(simulate("springs", arguments.num_scenes, num_entities=num_entities, seed=2))

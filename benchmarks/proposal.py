@@ -10,6 +10,7 @@ arrive count as the limit.
 
 import argparse
 import copy
+import sys
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,8 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pyro_nri.inference import metropolis
 from pyro_nri.inference.encoder import Encoder, log_q
@@ -62,7 +65,7 @@ def evaluations_to_map(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few scenes and steps, to see that it runs")
-    parser.add_argument("--num-steps", type=int, default=1200)
+    parser.add_argument("--num-steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
@@ -134,7 +137,7 @@ def main() -> None:
 
 def draw(frame: pd.DataFrame, best: float, limit: int) -> Figure:
     """The curve over training."""
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     ax = figure.subplots()
     for name, style in (("learned receiver block", "o-"), ("learned block + uniform edge", "s--")):
         part = frame[frame.proposal == name]
@@ -143,7 +146,7 @@ def draw(frame: pd.DataFrame, best: float, limit: int) -> Figure:
     ax.axhline(best / 5, color="0.7", linestyle=":", label="five times fewer")
     ax.set(xlabel="training steps of the proposal", ylabel="evaluations to the most probable structure", yscale="log")
     ax.set_title("median over scenes, from prior-drawn starts", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
