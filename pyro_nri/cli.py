@@ -3,9 +3,13 @@
 import argparse
 import json
 import math
+import os
+import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -31,19 +35,35 @@ def frame_range(text: str) -> tuple[int | None, int | None]:
     return start, stop
 
 
-def _number(kind: Callable[[str], Any], lowest: float, *, open_low: bool = False) -> Callable[[str], Any]:
-    """An argument type with a lower bound."""
+def output_file(text: str) -> str:
+    """A file name that can be written to: better found out before the work than after it."""
+    path = Path(text)
+    try:
+        if not path.name or path.is_dir():
+            raise argparse.ArgumentTypeError(f"must be the name of a file, {text!r} is a folder")
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error.strerror}") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {str(above)!r} is no folder to write to")
+    return text
+
+
+def _number(
+    kind: Callable[[str], Any], lowest: float, highest: float = math.inf, *, open_low: bool = False
+) -> Callable[[str], Any]:
+    """An argument type with bounds; infinity and nan are no numbers."""
+    wanted = f"{'a whole number' if kind is int else 'a number'} {'above' if open_low else 'of at least'} {lowest:g}"
+    if highest < math.inf:
+        wanted += f" and at most {highest:g}"
 
     def read(text: str) -> Any:
-        what = "a whole number" if kind is int else "a number"
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {what}, found {text!r}") from None
-        if value < lowest or (open_low and value == lowest) or value != value:
-            raise argparse.ArgumentTypeError(
-                f"must be {what} {'above' if open_low else 'of at least'} {lowest:g}, found {text}"
-            )
+            raise argparse.ArgumentTypeError(f"must be {wanted}, found {text!r}") from None
+        if not lowest <= value <= highest or value == math.inf or (open_low and value == lowest):
+            raise argparse.ArgumentTypeError(f"must be {wanted}, found {text}")
         return value
 
     return read
@@ -51,6 +71,7 @@ def _number(kind: Callable[[str], Any], lowest: float, *, open_low: bool = False
 
 _COUNT = _number(int, 1)
 _POSITIVE = _number(float, 0, open_low=True)
+_MAX_EDGE_TYPES = 127  # files hold types in one byte
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -81,11 +102,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--measurement-noise", type=_number(float, 0), default=0.0, metavar="SD", help="raw units")
     sub.add_argument("--seed", type=_number(int, 0), required=True)
-    sub.add_argument("--out", required=True, help="NetCDF file")
+    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
 
     sub = command("train", "learn modules from scenes without knowing their structures (BounceGrad)")
     _scene_arguments(sub)
-    sub.add_argument("--num-edge-types", type=int, required=True, metavar="K")
+    sub.add_argument("--num-edge-types", type=_number(int, 1, _MAX_EDGE_TYPES), required=True, metavar="K")
     sub.add_argument("--dynamics", choices=["message-passing"], default="message-passing")
     sub.add_argument("--prior", choices=["independent", "symmetric"], default="independent")
     sub.add_argument("--noise", choices=["normal", "student-t"], default="student-t")
@@ -110,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--device", default="cpu")
     sub.add_argument("--seed", type=_number(int, 0), required=True)
-    sub.add_argument("--out", required=True, help="model file")
+    sub.add_argument("--out", type=output_file, required=True, help="model file")
 
     sub = command("infer", "posterior over the structures of scenes, given a trained model")
     _scene_arguments(sub)
@@ -127,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on with the chains of an interrupted run")
     sub.add_argument("--device", default="cpu")
     sub.add_argument("--seed", type=_number(int, 0), required=True)
-    sub.add_argument("--out", required=True, help="NetCDF file")
+    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
 
     sub = command("predict", "roll the motion forward under drawn structures")
     _scene_arguments(sub)
@@ -135,7 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--posterior", required=True)
     sub.add_argument("--start", type=_number(int, 0), required=True, help="observed frame to start from")
     sub.add_argument("--num-steps", type=_COUNT, default=20)
-    sub.add_argument("--out", required=True, help="NetCDF file")
+    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
 
     sub = command("score", "compare a posterior with the truth")
     sub.add_argument("posterior")
@@ -173,12 +194,18 @@ def _reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", choices=["receiver", "sender"], default="receiver", help="what a row of NRI's edges means"
     )
-    parser.add_argument("--scene", default="scene", metavar="COLUMN")
+    parser.add_argument(
+        "--scene", default="scene", metavar="COLUMN", help="column of a table; none: all rows are one scene"
+    )
     parser.add_argument("--entity", default="entity", metavar="COLUMN")
     parser.add_argument("--time", default="time", metavar="COLUMN")
     parser.add_argument(
         "--state", default="x,y,vx,vy", metavar="COLUMNS", help="state columns of a table, with commas between"
     )
+    parser.add_argument(
+        "--missing", choices=["error", "mask"], default="error", help="what an empty state in a table means"
+    )
+    parser.add_argument("--time-step", type=_POSITIVE, metavar="DT", help="time between two frames of a table or array")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,28 +215,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 after bad input, with one sentence on standard error; 130 after an interruption from the keyboard.
     """
     parsed = build_parser().parse_args(arguments)
+    parsed.command_line = shlex.join(["pyro-nri", *(sys.argv[1:] if arguments is None else arguments)])
     import torch  # here, as seconds of imports need not be waited for after --help or a wrong word
 
     import pyro_nri.commands as commands
 
     torch.set_num_threads(parsed.num_threads)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None  # h5netcdf's, on closing a damaged file
     try:
-        result = commands.COMMANDS[parsed.command](parsed)
+        with warnings.catch_warnings():
+            warnings.showwarning = _say
+            result = commands.COMMANDS[parsed.command](parsed)
     except commands.Interrupted as stop:
         print(f"pyro-nri: {stop}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("pyro-nri: interrupted, nothing was written", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"pyro-nri: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    finally:
+        sys.unraisablehook = hook
     if parsed.json:
         json.dump(_finite(result), sys.stdout, indent=2, allow_nan=False)
         print()
     else:
-        print(commands.describe(result))
+        print(describe(result))
     return 0
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one sentence, without the place in the code."""
+    print(f"pyro-nri: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _finite(value: Any) -> Any:
@@ -219,6 +264,41 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return value if not isinstance(value, float) or math.isfinite(value) else str(value)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A result as lines for a person: a name, a value, an interval if there is one."""
+    lines = []
+    for name, value in result.items():
+        label = name.replace("_", " ")
+        if isinstance(value, dict) and "value" in value:
+            lines.append(f"{label:28} {_with_interval(value)}")
+        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            lines.append("\n".join(f"{label if i == 0 else '':28} {item}" for i, item in enumerate(value)))
+        elif isinstance(value, list):
+            lines.append(f"{label:28} {', '.join(_plain(item) for item in value) or 'none'}")
+        elif isinstance(value, dict):
+            continue  # for machines: --json has it
+        else:
+            lines.append(f"{label:28} {_plain(value)}")
+    return "\n".join(lines)
+
+
+def _with_interval(value: dict[str, Any]) -> str:
+    if value["value"] is None:
+        return f"unknown: {value.get('reason', 'there is nothing to score')}"
+    text = _plain(value["value"])
+    return text if value["low"] is None else f"{text}  [{_plain(value['low'])}, {_plain(value['high'])}]"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "none" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isinf(value) or math.isnan(value):
+        return str(value)
+    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import argparse
 import functools
-import math
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -12,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import xarray as xr
 
 from pyro_nri.demo import run_demo
 from pyro_nri.dynamics.scaling import Scaling
+from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.run import infer as run_infer
-from pyro_nri.learning.bouncegrad import BounceGrad
-from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
+from pyro_nri.learning.bouncegrad import Diverged
+from pyro_nri.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from pyro_nri.model.spec import ModelSpec
-from pyro_nri.posterior.align import fit_alignment
-from pyro_nri.posterior.convert import to_datatree, to_draws
+from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
 from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
+from pyro_nri.posterior.predictions import check_recordings
 from pyro_nri.posterior.predictions import predict as predict_paths
 from pyro_nri.posterior.scores import rollout_errors, rollout_scores
 from pyro_nri.posterior.scores import score as score_posterior
@@ -33,8 +33,9 @@ from pyro_nri.scenes.readers import read_scenes, write_netcdf
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate as run_simulate
 
-DEFAULT_STEPS = 600
 SECONDS_BETWEEN_SAVES = 20.0
+# Arguments of train that may change when it goes on.
+_NO_CHOICES = ("command", "command_line", "json", "quiet", "num_threads", "scenes", "device", "resume", "out")
 
 
 class Interrupted(Exception):
@@ -48,17 +49,36 @@ def _read(arguments: argparse.Namespace, source: str) -> Scenes:
         system=arguments.system,
         split=arguments.split,
         rows=arguments.rows,
-        scene=arguments.scene,
+        scene=None if arguments.scene == "none" else arguments.scene,
         entity=arguments.entity,
         time=arguments.time,
         state=tuple(arguments.state.split(",")),
+        time_step=arguments.time_step,
         group=None if share in (None, "none", "all") else share,
+        missing=arguments.missing,
     )
     return scenes.share_structure(share) if share in ("none", "all") else scenes
 
 
-def _command_line() -> str:
-    return shlex.join(["pyro-nri", *sys.argv[1:]])
+def _read_posterior(path: str) -> xr.DataTree:
+    tree = read_posterior(path)
+    if not tree["posterior"].sizes["draw"]:
+        raise ValueError(f"{path!r} holds no draw yet, its run was interrupted before; go on with infer --resume")
+    if not tree.attrs["complete"]:
+        _note(f"{path!r} is of a run that was interrupted and holds only part of its draws")
+    return tree
+
+
+def _load_model_of(tree: xr.DataTree, arguments: argparse.Namespace) -> Checkpoint:
+    """The types of a posterior mean something only to the model that it was inferred with."""
+    checkpoint = load_checkpoint(arguments.model)
+    if tree.attrs.get("model_fingerprint", checkpoint.fingerprint) != checkpoint.fingerprint:
+        raise ValueError(f"{arguments.posterior!r} was inferred with another model than {arguments.model!r}")
+    return checkpoint
+
+
+def _note(text: str) -> None:
+    print(f"pyro-nri: {text}", file=sys.stderr)
 
 
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -86,6 +106,7 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """A model file; what an interrupted run had learned is kept beside it for ``--resume``."""
     scenes = _read(arguments, arguments.scenes)
+    fingerprints = scenes.fingerprints  # of the recordings as they are, by which infer knows them again
     if arguments.frames:
         scenes = scenes.frames(*arguments.frames)
     num_types = 1 if arguments.edges == "full" else arguments.num_edge_types
@@ -101,86 +122,66 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         no_interaction=arguments.no_interaction,
         num_entity_kinds=kinds,
     )
+    choices = {name: value for name, value in vars(arguments).items() if name not in _NO_CHOICES}
     unfinished = Path(arguments.out + ".unfinished")
-    checkpoint = new_checkpoint(spec, seed=arguments.seed)
-    trainer_state = None
-    if arguments.resume:
-        if not unfinished.is_file():
-            raise ValueError(f"there is nothing to resume: {str(unfinished)!r} does not exist")
-        checkpoint = load_checkpoint(unfinished)
-        trainer_state = checkpoint.trainer
-        if checkpoint.spec != spec:
-            raise ValueError(
-                f"{str(unfinished)!r} was made with other choices of model; give the same arguments to resume"
-            )
-        if checkpoint.training.get("seed") != arguments.seed:
-            raise ValueError(
-                f"{str(unfinished)!r} was made with seed {checkpoint.training.get('seed')}, not {arguments.seed}"
-            )
-    else:
-        checkpoint.model.fit_scaling(scenes)
-        assert checkpoint.encoder is not None
-        checkpoint.encoder.fit_scaling(scenes)
-    device = _device(arguments.device)
-    checkpoint.model.to(device)
-    if checkpoint.encoder is not None:
-        checkpoint.encoder.to(device)
-    trainer = BounceGrad(
-        checkpoint.model,
-        scenes,
-        inner=arguments.inner,
-        encoder=checkpoint.encoder,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        num_steps=arguments.num_steps or (DEFAULT_STEPS if arguments.minutes is None else 10**9),
-        minutes=arguments.minutes,
-        search_frames=arguments.search_frames,
-        structure=_true_structure(scenes) if arguments.edges == "given" else None,
-        seed=arguments.seed,
-    )
-    if trainer_state is not None:
-        trainer.load_state_dict(trainer_state)
-    checkpoint.training_scenes = scenes.fingerprints
+    resume = _resumable(unfinished, choices, fingerprints) if arguments.resume else None
 
-    def save(trainer: BounceGrad) -> None:
-        checkpoint.trainer = trainer.state_dict()
-        checkpoint.training = {
-            "command": _command_line(),
-            "seed": arguments.seed,
-            "num_scenes": scenes.num_scenes,
-            "num_frames": scenes.num_frames,
-            "num_steps": trainer.num_done,
-            "seconds": trainer.seconds,
-            "inner": trainer.inner,
-        }
+    def save(checkpoint: Checkpoint) -> None:
+        checkpoint.training |= {"command": arguments.command_line, "choices": choices}
+        checkpoint.training_scenes = fingerprints
         save_checkpoint(checkpoint, unfinished)
+        nonlocal num_kept
+        num_kept = checkpoint.training["num_steps"]
 
-    save(trainer)  # an output that cannot be written is found out before the work, not after
+    num_kept = 0
     try:
-        history = trainer.run(show_progress=not arguments.quiet, save=save, save_every=SECONDS_BETWEEN_SAVES)
+        checkpoint = fit(
+            scenes,
+            spec=spec,
+            num_steps=arguments.num_steps,
+            minutes=arguments.minutes,
+            seed=arguments.seed,
+            resume=resume,
+            save=save,
+            save_every=SECONDS_BETWEEN_SAVES,
+            device=_device(arguments.device),
+            show_progress=not arguments.quiet,
+            inner=arguments.inner,
+            batch_size=arguments.batch_size,
+            learning_rate=arguments.learning_rate,
+            search_frames=arguments.search_frames,
+            structure=_true_structure(scenes) if arguments.edges == "given" else None,
+        )
+    except Diverged:
+        unfinished.unlink(missing_ok=True)  # what was kept would break down again
+        raise
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted after {trainer.num_done} steps; go on with the same command and --resume "
-            f"(kept in {unfinished}, at most {SECONDS_BETWEEN_SAVES:.0f} s old)"
+            f"interrupted, {num_kept} steps are kept in {unfinished}; go on with the same command and --resume"
         ) from None
-    checkpoint.trainer = None
-    result: dict[str, Any] = {"steps": trainer.num_done, "seconds": round(trainer.seconds, 1), "inner": trainer.inner}
-    if history:
-        result["loss"] = sum(losses.module_loss for losses in history[-20:]) / len(history[-20:])
-    if scenes.edge_type is not None:
-        # Fitted on training scenes, stored for scoring, never read by inference.
-        truth = scenes.edge_type[scenes.group_first_scene]
-        mask = scenes.edge_mask[scenes.group_first_scene]
-        inferred = trainer.structure.cpu()[mask].numpy()
-        alignment = fit_alignment(inferred, truth[mask].numpy(), num_edge_types=num_types)
-        checkpoint.alignment = alignment.tolist()
-        result["training_edge_accuracy"] = float((alignment[inferred] == truth[mask].numpy()).mean())
-    checkpoint.model.cpu()
-    if checkpoint.encoder is not None:
-        checkpoint.encoder.cpu()
+    checkpoint.training_scenes = fingerprints
     save_checkpoint(checkpoint, arguments.out)
     unfinished.unlink(missing_ok=True)
+    shown = {"num_steps": "steps", "seconds": "seconds", "inner": "inner", "loss": "loss"}
+    shown["edge_accuracy"] = "training_edge_accuracy"
+    result = {name: checkpoint.training[key] for key, name in shown.items() if key in checkpoint.training}
     return {**result, "wrote": arguments.out}
+
+
+def _resumable(unfinished: Path, choices: dict[str, Any], fingerprints: tuple[str, ...]) -> Checkpoint:
+    """What an interrupted run of the same command kept."""
+    if not unfinished.is_file():
+        raise ValueError(f"there is nothing to resume: {str(unfinished)!r} does not exist")
+    checkpoint = load_checkpoint(unfinished)
+    for name, value in choices.items():
+        if (kept := checkpoint.training["choices"].get(name)) != value:
+            raise ValueError(
+                f"{str(unfinished)!r} was made with {name.replace('_', ' ')} {kept}, not {value}; give the same "
+                f"arguments to resume"
+            )
+    if checkpoint.training_scenes != fingerprints:
+        raise ValueError(f"{str(unfinished)!r} was made with other scenes; give the same to resume")
+    return checkpoint
 
 
 def _true_structure(scenes: Scenes) -> torch.Tensor:
@@ -192,8 +193,8 @@ def _true_structure(scenes: Scenes) -> torch.Tensor:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ValueError(f"--device {name!r} is not available on this machine") from error
     return device
 
@@ -202,39 +203,37 @@ def _device(name: str) -> torch.device:
 def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     """A posterior file; chains that were interrupted are kept in it, marked incomplete."""
     checkpoint = load_checkpoint(arguments.model)
-    scenes = _read(arguments, arguments.scenes)
-    if seen := set(scenes.fingerprints) & set(checkpoint.training_scenes):
-        print(
-            f"pyro-nri: {len(seen)} of these scenes were trained on: their posterior uses them twice and is too sure; "
-            f"infer on other scenes where you can",
-            file=sys.stderr,
-        )
-    start, stop = arguments.frames or (None, None)
-    scenes = scenes.frames(start, stop)
-    first_frame = range(scenes.num_frames + (start or 0))[start or 0] if (start or 0) >= 0 else 0
-    resume = None
-    if arguments.resume:
-        resume = to_draws(read_posterior(arguments.out))
-        if resume.complete and resume.edge_type.shape[1] >= arguments.num_draws:
-            raise ValueError(f"{arguments.out!r} is complete, there is nothing to resume")
+    recordings = _read(arguments, arguments.scenes)
+    window = slice(*arguments.frames or (None, None))
+    scenes = recordings.frames(window.start, window.stop)
+    first_frame = range(recordings.num_frames)[window].start
+    attributes = {
+        "command": arguments.command_line,
+        "model": str(arguments.model),
+        "model_fingerprint": checkpoint.fingerprint,
+        "num_warmup": arguments.num_warmup,
+        "thin": arguments.thin,
+        "proposal": arguments.proposal,
+    }
+    resume = _resumed(arguments, scenes, attributes) if arguments.resume else None
     device = _device(arguments.device)
     checkpoint.model.to(device)
     if checkpoint.encoder is not None:
         checkpoint.encoder.to(device)
-    attributes = {
-        "command": _command_line(),
-        "model": str(arguments.model),
-        "num_warmup": arguments.num_warmup,
-        "thin": arguments.thin,
-    }
+    if seen := set(recordings.fingerprints) & set(checkpoint.training_scenes):
+        _note(
+            f"{len(seen)} of these scenes were trained on: their posterior uses them twice and is too sure; infer on "
+            f"other scenes where you can"
+        )
     written = 0.0
 
-    def write(draws: Draws) -> None:
+    def write(draws: Draws) -> xr.DataTree:
         draws = replace(draws, attributes={})
         tree = to_datatree(
             draws, scenes, attributes=attributes, type_alignment=checkpoint.alignment, first_frame=first_frame
         )
         write_posterior(tree, arguments.out)
+        return tree
 
     def on_segment(draws: Draws) -> None:
         nonlocal written
@@ -258,65 +257,79 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         on_segment=on_segment,
         show_progress=not arguments.quiet,
     )
-    write(draws)
+    tree = write(draws)
     if not draws.complete:
         raise Interrupted(
             f"interrupted after {draws.edge_type.shape[1]} of {arguments.num_draws} draws, kept in {arguments.out} and "
             f"marked incomplete; go on with the same command and --resume"
         )
-    summary = summarize(read_posterior(arguments.out))
-    kept = (
-        "method",
-        "num_scenes",
-        "num_edges",
-        "num_chains",
-        "num_draws",
-        "num_moving",
-        "num_disagreeing",
-        "r_hat_max",
-        "ess_min",
-    )
+    summary = summarize(tree)
+    size = ("method", "num_scenes", "num_edges", "num_chains", "num_draws")
+    mixing = ("num_moving", "num_disagreeing", "r_hat_max", "ess_min")
     return {
-        **{name: summary[name] for name in kept},
+        **{name: summary[name] for name in (*size, *mixing)},
         "seconds": round(time.monotonic() - started, 1),
         "problems": summary["problems"],
         "wrote": arguments.out,
     }
 
 
+def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str, Any]) -> Draws:
+    """The draws of the interrupted run that goes on; it must have been the same run."""
+    if not Path(arguments.out).is_file():
+        raise ValueError(f"there is nothing to resume: {arguments.out!r} does not exist")
+    tree = read_posterior(arguments.out)
+    draws = to_draws(tree)
+    if draws.complete and draws.edge_type.shape[1] >= arguments.num_draws:
+        raise ValueError(f"{arguments.out!r} is complete, there is nothing to resume")
+    for name in ("model_fingerprint", "num_warmup", "thin", "proposal"):
+        if (kept := tree.attrs.get(name)) != attributes[name]:
+            raise ValueError(
+                f"{arguments.out!r} was made with {name.replace('_', ' ')} {kept}, not {attributes[name]}; give the "
+                f"same arguments to resume"
+            )
+    if not torch.equal(scenes_of(tree).trajectory, scenes.trajectory):
+        raise ValueError(f"{arguments.out!r} was made with other scenes or frames; give the same to resume")
+    return draws
+
+
 # --- answers ---------------------------------------------------------------------------------------------------------
 def predict(arguments: argparse.Namespace) -> dict[str, Any]:
     """Predicted paths as NetCDF."""
-    checkpoint = load_checkpoint(arguments.model)
     scenes = _read(arguments, arguments.scenes)
-    tree = read_posterior(arguments.posterior)
+    tree = _read_posterior(arguments.posterior)
+    checkpoint = _load_model_of(tree, arguments)
+    check_recordings(tree, scenes)
     paths = predict_paths(checkpoint.model, tree, scenes, start=arguments.start, num_steps=arguments.num_steps)
     with written_beside(arguments.out) as beside:
-        paths.assign_attrs(command=_command_line()).to_netcdf(beside, engine="h5netcdf")
+        paths.assign_attrs(command=arguments.command_line).to_netcdf(beside, engine="h5netcdf")
     return {"recordings": paths.sizes["recording"], "frames": paths.sizes["frame"], "wrote": arguments.out}
 
 
 def score(arguments: argparse.Namespace) -> dict[str, Any]:
     """Scores with bootstrap intervals over scenes."""
-    tree = read_posterior(arguments.posterior)
+    tree = _read_posterior(arguments.posterior)
     truth = _read(arguments, arguments.truth)
+    check_recordings(tree, truth)
+    checkpoint = None if arguments.model is None else _load_model_of(tree, arguments)
     result = score_posterior(tree, truth)
     missing = {"value": None, "low": None, "high": None}
     start = arguments.frames_after
     for step in (1, 10, 20):
         name = f"mse_{step}"
-        if arguments.model is None:
+        if checkpoint is None:
             result[name] = {**missing, "reason": "no model was given"}
         elif start + step >= truth.num_frames:
             result[name] = {**missing, "reason": f"frame {start + step} is not in the {truth.num_frames} frames given"}
         else:
-            result.update(_prediction_scores(arguments.model, tree, truth, start, step))
+            result.update(_prediction_scores(checkpoint, tree, truth, start, step))
     return result
 
 
-def _prediction_scores(model: str, tree: Any, truth: Scenes, start: int, step: int) -> dict[str, Any]:
-    checkpoint = load_checkpoint(model)
-    known = set(tree["observed_data"]["recording"].values.tolist())
+def _prediction_scores(
+    checkpoint: Checkpoint, tree: xr.DataTree, truth: Scenes, start: int, step: int
+) -> dict[str, Any]:
+    known = set(scenes_of(tree).scene_names)
     truth = truth[torch.tensor([name in known for name in truth.scene_names])]
     paths = predict_paths(checkpoint.model, tree, truth, start=start, num_steps=step)
     scaling: Scaling = checkpoint.model.scaling
@@ -333,11 +346,9 @@ def _prediction_scores(model: str, tree: Any, truth: Scenes, start: int, step: i
 
 def export(arguments: argparse.Namespace) -> dict[str, Any]:
     """Edges, structures and diagnostics as tables."""
-    tree = read_posterior(arguments.posterior)
-    folder = Path(arguments.out)
-    written = []
+    tree, written = _read_posterior(arguments.posterior), []
     for name, frame in (("edges", edges_frame), ("structures", structures_frame), ("diagnostics", diagnostics_frame)):
-        path = folder / f"{name}.{arguments.format}"
+        path = Path(arguments.out) / f"{name}.{arguments.format}"
         write_frame(frame(tree), path)
         written.append(str(path))
     return {"wrote": written}
@@ -352,38 +363,3 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     run.__name__: run for run in (simulate, train, infer, predict, score, export, demo)
 }
-
-
-def describe(result: dict[str, Any]) -> str:
-    """A result as lines for a person: a name, a value, an interval if there is one."""
-    lines = []
-    for name, value in result.items():
-        label = name.replace("_", " ")
-        if isinstance(value, dict) and "value" in value:
-            lines.append(f"{label:28} {_with_interval(value)}")
-        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            lines.append("\n".join(f"{label if i == 0 else '':28} {item}" for i, item in enumerate(value)))
-        elif isinstance(value, list):
-            lines.append(f"{label:28} {', '.join(_plain(item) for item in value) or 'none'}")
-        elif isinstance(value, dict):
-            continue  # for machines: --json has it
-        else:
-            lines.append(f"{label:28} {_plain(value)}")
-    return "\n".join(lines)
-
-
-def _with_interval(value: dict[str, Any]) -> str:
-    if value["value"] is None:
-        return f"unknown: {value.get('reason', 'there is nothing to score')}"
-    text = _plain(value["value"])
-    return text if value["low"] is None else f"{text}  [{_plain(value['low'])}, {_plain(value['high'])}]"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "none" if value is None else str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if math.isinf(value) or math.isnan(value):
-        return str(value)
-    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"

@@ -156,8 +156,10 @@ def enumerate_posterior(
     if isinstance(likelihood, ReceiverTable) and not prior.tied:
         return FactorisedPosterior(likelihood, prior, temperature)
     if not can_enumerate(likelihood, prior):
+        free = prior.event_shape[0] // (2 if prior.tied else 1)
         raise ValueError(
-            f"{num_structures(prior)} structures are too many to list, at most {MAX_STRUCTURES}; use method 'mcmc'"
+            f"{prior.num_edge_types}^{free} structures are too many to list, at most {MAX_STRUCTURES}; "
+            "use method 'mcmc'"
         )
     structures = list_structures(prior).to(likelihood.edge_mask.device)
     num_groups = prior.batch_shape[0]

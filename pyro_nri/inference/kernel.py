@@ -83,7 +83,7 @@ class StructureKernel(MCMCKernel):
         table = likelihood if isinstance(likelihood, ReceiverTable) else None
         probabilities = None if self.encoder is None else log_q(self.encoder, scenes)
         target = StructureTarget(likelihood, prior)
-        stream = Stream(self.seed, keys(scenes.group_names), self.num_chains)
+        stream = Stream(self.seed, keys(scenes.group_names, prior.edge_mask.device), self.num_chains)
         start = self._initial_params
         if start is None or not self._start_is_given:
             start = self._initial_params = {"edge_type": start_structures(target, stream)}

@@ -117,7 +117,7 @@ def infer(
     with torch.no_grad():
         prior = model.structure_prior(scenes)
         likelihood = model.likelihood(scenes, cache=cache)
-    stream = Stream(seed, keys(scenes.group_names), num_chains)
+    stream = Stream(seed, keys(scenes.group_names, prior.edge_mask.device), num_chains)
     if method == "exact" or (method == "auto" and can_enumerate(likelihood, prior)):
         draws = _exact_draws(likelihood, prior, stream, scenes.group_names, num_draws)
         if on_segment is not None:

@@ -18,7 +18,15 @@ from pyro_nri.inference.schedules import AdaptiveTemperature, falling_target, ge
 from pyro_nri.inference.streams import Stream, generator, keys
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.program import SceneModel
+from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes.scenes import Scenes
+
+#: Receiver tables with more entries than this for one scene are not made at every step.
+MAX_CODES = 1500
+
+
+class Diverged(ValueError):
+    """Training broke down; the message says how, and what may help."""
 
 
 class Losses(NamedTuple):
@@ -46,10 +54,9 @@ class BounceGrad:
     Args:
         model: its modules, noise and type weights are trained in place.
         scenes: training scenes; truth is never looked at.
-        inner: "exact" (structures are drawn from the enumerated posterior, tempered early on) or "annealing" (the
-            paper: Metropolis moves from the learned proposal, accepted without its ratio, temperature adapted), or
-                "auto":
-            exact where it fits. With ``structure`` it is "given".
+        inner: "exact" (structures drawn from the enumerated posterior, tempered early on) or "annealing" (the paper:
+            Metropolis moves from the learned proposal, accepted without its ratio, temperature adapted), or "auto":
+            exact where it is cheap. With ``structure`` it is "given".
         encoder: the learned proposal; trained in place. Without one, annealing uses uniform moves.
         batch_size: number of structures in a batch.
         learning_rate: of Adam at the start; it falls to one hundredth along a cosine.
@@ -136,12 +143,19 @@ class BounceGrad:
         one = self.search_scenes[:1]
         prior = self.model.structure_prior(one)
         possible = self.model.horizon == 1 and can_enumerate(self.model.likelihood(one), prior)
+        if inner == "auto" and not self._few_codes():
+            return "annealing"
         if inner == "exact" and not possible:
             raise ValueError(
                 f"inner='exact' does not fit {self.scenes.num_entities} entities, {self.model.num_edge_types} types of "
                 f"edge and horizon {self.model.horizon}; use inner='annealing'"
             )
         return ("exact" if possible else "annealing") if inner == "auto" else inner
+
+    def _few_codes(self) -> bool:
+        """Whether a table of all incoming types is cheap enough to be made anew at every step."""
+        num_entities = self.scenes.num_entities
+        return num_entities * num_codes(self.model.num_edge_types, num_entities) <= MAX_CODES
 
     # --- one step ----------------------------------------------------------------------------------------------------
     @property
@@ -189,7 +203,8 @@ class BounceGrad:
             temperature = self.schedule(round(1000 * min(1.0, 4 * self.progress)))
             posterior = enumerate_posterior(self.model.likelihood(scenes), prior, temperature)
             return posterior.sample(stream, self.num_done)[0], temperature, 1.0
-        target = StructureTarget(self.model.likelihood(scenes), prior)
+        cache = "none" if self.model.horizon > 1 else "table" if self._few_codes() else "messages"
+        target = StructureTarget(self.model.likelihood(scenes, cache=cache), prior)
         components: list[AbstractProposal] = [UniformPair(prior) if prior.tied else UniformEdge(prior)]
         if self.encoder is not None:
             components.append(ReceiverBlock(prior, log_q(self.encoder, scenes)))
@@ -261,13 +276,23 @@ class BounceGrad:
 
         Returns:
             The losses of the steps that were made in this call.
+
+        Raises:
+            Diverged: a loss or a probability is no longer a number.
         """
         history = []
         saved = time.monotonic()
         with tqdm(total=1000, disable=not show_progress, desc="train", bar_format=_BAR) as bar:
             bar.n = round(1000 * self.progress)
             while self.progress < 1:
-                losses = self.step()
+                try:
+                    losses = self.step()
+                except ValueError as error:
+                    raise Diverged(f"training broke down: {error}; a smaller learning rate may help") from error
+                if not math.isfinite(losses.module_loss):
+                    raise Diverged(
+                        f"training broke down: the loss is {losses.module_loss}; a smaller learning rate may help"
+                    )
                 history.append(losses)
                 bar.n = round(1000 * self.progress)
                 if self.num_done % 10 == 0:

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -103,6 +104,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch has to say of files that are not ours
             content = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch does not look whether weights are what was written
+            if (part := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {part} is wrong")
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"model file {str(path)!r} is damaged or holds more than tensors and plain values; it was not loaded"

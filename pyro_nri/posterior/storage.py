@@ -10,7 +10,12 @@ import xarray as xr
 from pyro_nri.posterior.convert import FORMAT_VERSION, LIBRARY
 from pyro_nri.scenes.files import written_beside
 
-REQUIRED_GROUPS = ("posterior", "sample_stats", "observed_data", "constant_data")
+REQUIRED = {
+    "posterior": ("edge_type", "scene", "sender", "receiver", "scene_index", "edge_index"),
+    "sample_stats": ("log_joint", "accepted", "proposed", "move_kind", "temperature", "scene"),
+    "observed_data": ("trajectory", "recording", "frame", "state"),
+    "constant_data": ("time_step", "observation_mask", "entity_mask", "entity_name", "structure_group"),
+}
 
 
 def write_posterior(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
@@ -46,8 +51,11 @@ def read_posterior(path: str | os.PathLike[str]) -> xr.DataTree:
             f"{os.fspath(path)} has posterior format {_format_of(attributes)}, this version of {LIBRARY} reads "
             f"{FORMAT_VERSION}; please update {LIBRARY}"
         )
-    if missing := [name for name in REQUIRED_GROUPS if name not in children]:
-        raise ValueError(f"{os.fspath(path)} is not a whole posterior: the group {missing[0]} is missing")
+    for name, variables in REQUIRED.items():
+        if name not in children:
+            raise ValueError(f"{os.fspath(path)} is not a whole posterior: the group {name} is missing")
+        if missing := [variable for variable in variables if variable not in tree[name].variables]:
+            raise ValueError(f"{os.fspath(path)} is not a whole posterior: {name}/{missing[0]} is missing")
     return tree
 
 

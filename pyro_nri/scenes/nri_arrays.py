@@ -64,13 +64,17 @@ def read_nri(
         )
     by_sender = torch.from_numpy(np.ascontiguousarray(matrix.transpose(0, 2, 1) if rows == "receiver" else matrix))
     trajectory = np.concatenate([location, velocity], axis=2).transpose(0, 1, 3, 2)  # [sims, T, 4, n] -> [B, T, N, D]
-    return Scenes.from_arrays(
-        torch.from_numpy(np.ascontiguousarray(trajectory, dtype=np.float64)),
-        time_step=time_step,
-        scene_names=[f"{split}-{scene}" for scene in range(num_scenes)],
-        state_names=STATE_NAMES,
-        edge_type=_types(edges.from_matrix(by_sender).numpy(), f"edges_{split}_{system}.npy"),
-    )
+    edge_type = _types(edges.from_matrix(by_sender).numpy(), f"edges_{split}_{system}.npy")
+    try:
+        return Scenes.from_arrays(
+            torch.from_numpy(np.ascontiguousarray(trajectory, dtype=np.float64)),
+            time_step=time_step,
+            scene_names=[f"{split}-{scene}" for scene in range(num_scenes)],
+            state_names=STATE_NAMES,
+            edge_type=edge_type,
+        )
+    except ValueError as error:
+        raise ValueError(f"{split} {system} in {str(folder)!r}: {error}") from error
 
 
 def write_nri(

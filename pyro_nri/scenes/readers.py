@@ -120,7 +120,7 @@ def _choose(folder: Path, system: str | None, split: str | None) -> tuple[str, s
 
 def _read_csv(path: Path, names: list[str]) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=dict.fromkeys(names, str))
+        return pd.read_csv(path, dtype=dict.fromkeys(names, str), index_col=False, skipinitialspace=True)
     except (OSError, ValueError) as error:  # pandas' own parser errors and UnicodeDecodeError are ValueErrors
         raise ValueError(f"{str(path)!r} is not a readable CSV table") from error
 
