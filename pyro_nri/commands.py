@@ -125,15 +125,16 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     choices = {name: value for name, value in vars(arguments).items() if name not in _NO_CHOICES}
     unfinished = Path(arguments.out + ".unfinished")
     resume = _resumable(unfinished, choices, fingerprints) if arguments.resume else None
+    if resume is None and unfinished.exists():
+        raise ValueError(f"{str(unfinished)!r} holds an interrupted run: give --resume, or delete it to start again")
 
     def save(checkpoint: Checkpoint) -> None:
         checkpoint.training |= {"command": arguments.command_line, "choices": choices}
         checkpoint.training_scenes = fingerprints
         save_checkpoint(checkpoint, unfinished)
-        nonlocal num_kept
-        num_kept = checkpoint.training["num_steps"]
+        kept.append(checkpoint.training["num_steps"])
 
-    num_kept = 0
+    kept = [0]
     try:
         checkpoint = fit(
             scenes,
@@ -157,7 +158,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         raise
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted, {num_kept} steps are kept in {unfinished}; go on with the same command and --resume"
+            f"interrupted, {kept[-1]} steps are kept in {unfinished}; go on with the same command and --resume"
         ) from None
     checkpoint.training_scenes = fingerprints
     save_checkpoint(checkpoint, arguments.out)

@@ -57,10 +57,11 @@ def run_demo(out: str | Path, *, show_progress: bool = True, say: Callable[[str]
         num_edge_types=2,
         num_steps=NUM_STEPS,
         seed=SEED,
-        save=lambda unfinished: save_checkpoint(unfinished, folder / "model.pt"),
+        save=lambda unfinished: save_checkpoint(unfinished, folder / "model.pt.unfinished"),
         show_progress=show_progress,
     )
     save_checkpoint(checkpoint, folder / "model.pt")
+    (folder / "model.pt.unfinished").unlink()
     result: dict[str, Any] = {"seconds_of_training": round(time.monotonic() - started, 1)}
     started = time.monotonic()
     trees = []

@@ -278,7 +278,7 @@ ARGUMENTS = {
     SCORE.format("p.nc", "a.nc") + " --model other_model.pt": "inferred with another model",
     "export p.nc --out file": "'file/edges.csv' cannot be written",
     "export p.nc --out tables --format xlsx": "invalid choice: 'xlsx'",
-    "demo --quiet --out file": "'file/model.pt' cannot be written",
+    "demo --quiet --out file": "'file/model.pt.*' cannot be written",
     "simulate springs --num-scenes 0 --seed 0 --out new.nc": "--num-scenes: must be a whole number of at least 1",
     "simulate springs --num-scenes 1 --num-entities 1 --seed 0 --out new.nc": "of at least 2, found 1",
     "simulate springs --num-scenes 1 --measurement-noise=-1 --seed 0 --out new.nc": "a number of at least 0, found -1",

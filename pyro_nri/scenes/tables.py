@@ -236,6 +236,7 @@ def _frame_numbers(
     scene_code: Integers, times: Floats, dtype: object, time_step: float | None, scene_names: list[str], column: str
 ) -> tuple[Integers, float]:
     """Frame number of each row, and the time step."""
+    given = time_step is not None
     order = np.lexsort((times, scene_code))
     sorted_code, sorted_times = scene_code[order], times[order]
     starts = np.flatnonzero(np.diff(sorted_code, prepend=-1))
@@ -275,6 +276,14 @@ def _frame_numbers(
         raise ValueError(
             f"column {column!r} (time) must be regular: time {times[row]:g} of scene {scene_names[scene_code[row]]!r} "
             f"is not a whole number of steps of {time_step:g} after {first[scene_code[row]]:g}"
+        )
+    jump = np.diff(number[order], prepend=0)
+    jump[starts] = 0
+    if not given and (jump > 1).sum() > (jump == 1).sum():
+        # Two irregular neighbours are enough to find a small step on whose grid almost every frame is missing.
+        raise ValueError(
+            f"column {column!r} (time) must be regular: most neighbouring times are more than one step {time_step:g} "
+            f"apart; give time_step if frames are missing"
         )
     if number.max() >= 2**31:
         raise ValueError(f"column {column!r} (time) spans {number.max():.0f} steps of {time_step:g}, too many")
