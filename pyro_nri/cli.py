@@ -237,11 +237,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     finally:
         sys.unraisablehook = hook
-    if parsed.json:
-        json.dump(_finite(result), sys.stdout, indent=2, allow_nan=False)
-        print()
-    else:
-        print(describe(result))
+    try:
+        print(json.dumps(_finite(result), indent=2, allow_nan=False) if parsed.json else describe(result), flush=True)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.modules import ModuleLibrary
-from pyro_nri.dynamics.scaling import fit_change_scale, fit_standardisation
+from pyro_nri.dynamics.scaling import StateUnits
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -79,21 +79,13 @@ class MessagePassing(AbstractDynamics):
             activate_output=False,
             generator=generator,
         )
-        self.register_buffer("offset", torch.zeros(state_size))
-        self.register_buffer("scale", torch.ones(state_size))
-        self.register_buffer("change_scale", torch.ones(state_size))
-        self.offset: Tensor
-        self.scale: Tensor
-        self.change_scale: Tensor
+        self.units = StateUnits(state_size)
 
     def fit_scaling(self, scenes: Scenes) -> None:
-        offset, scale = fit_standardisation(scenes)
-        self.offset.copy_(offset)
-        self.scale.copy_(scale)
-        self.change_scale.copy_(fit_change_scale(scenes))
+        self.units.fit(scenes)
 
     def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:
-        scaled = (state - self.offset) / self.scale
+        scaled = self.units(state)
         num_entities = state.shape[-2]
         sender = edges.senders(num_entities).to(state.device)
         receiver = edges.receivers(num_entities).to(state.device)
@@ -109,7 +101,7 @@ class MessagePassing(AbstractDynamics):
         return chosen
 
     def update(self, state: Tensor, summed: Tensor, entity_kind: Tensor | None = None) -> Tensor:
-        scaled = (state - self.offset) / self.scale
+        scaled = self.units(state)
         bias = self.message_map.biases[0][0]
         if self.num_entity_kinds == 1:
             # The large array is touched twice only: one state often meets many sums of messages.
@@ -120,5 +112,5 @@ class MessagePassing(AbstractDynamics):
                 raise ValueError(f"entity_kind is missing, the model has {self.num_entity_kinds} node modules")
             hidden = torch.relu(self.state_map.select(scaled, entity_kind.expand(scaled.shape[:-1])) + summed + bias)
             change = self.node_modules.select(hidden, entity_kind.expand(hidden.shape[:-1]))
-        following: Tensor = state + self.change_scale * change
+        following: Tensor = state + self.units.change_scale * change
         return following

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_nri.scenes.scenes import Scenes
 
@@ -62,3 +62,31 @@ def fit_change_scale(scenes: Scenes) -> Tensor:
     for group in state_groups(scenes.state_names):
         square[group] = square[group].mean()
     return torch.where(square > 0, square.sqrt(), torch.ones_like(square))
+
+
+class StateUnits(nn.Module):
+    """Raw states to what a network reads: standardised; with the typical change from frame to frame beside.
+
+    Args:
+        state_size: D.
+    """
+
+    def __init__(self, state_size: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(state_size))
+        self.register_buffer("scale", torch.ones(state_size))
+        self.register_buffer("change_scale", torch.ones(state_size))
+        self.offset: Tensor
+        self.scale: Tensor
+        self.change_scale: Tensor
+
+    def fit(self, scenes: Scenes) -> None:
+        """Set the constants from training scenes."""
+        offset, scale = fit_standardisation(scenes)
+        self.offset.copy_(offset)
+        self.scale.copy_(scale)
+        self.change_scale.copy_(fit_change_scale(scenes))
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Raw states ``[*batch, D]`` in network units."""
+        return (state - self.offset) / self.scale

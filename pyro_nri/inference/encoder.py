@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nri.dynamics.modules import ModuleLibrary
-from pyro_nri.dynamics.scaling import fit_change_scale, fit_standardisation
+from pyro_nri.dynamics.scaling import StateUnits
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -38,18 +38,11 @@ class Encoder(nn.Module):
         self.entity = mlp(width, width, width)
         self.edge = mlp(3 * width, width, width)
         self.output = mlp(width, width, num_edge_types, activate_output=False)
-        for name in ("offset", "scale", "change_scale"):
-            self.register_buffer(name, torch.zeros(state_size) if name == "offset" else torch.ones(state_size))
-        self.offset: Tensor
-        self.scale: Tensor
-        self.change_scale: Tensor
+        self.units = StateUnits(state_size)
 
     def fit_scaling(self, scenes: Scenes) -> None:
         """Set the constants between raw and scaled units from training scenes."""
-        offset, scale = fit_standardisation(scenes)
-        self.offset.copy_(offset)
-        self.scale.copy_(scale)
-        self.change_scale.copy_(fit_change_scale(scenes))
+        self.units.fit(scenes)
 
     def forward(self, scenes: Scenes) -> dist.TorchDistribution:
         """Distribution of each edge's type.
@@ -60,11 +53,12 @@ class Encoder(nn.Module):
         Returns:
             Categorical over K types with batch shape ``[B, E]``.
         """
-        scenes = scenes.to(self.scale.dtype, self.scale.device)
-        sender = edges.senders(scenes.num_entities).to(self.scale.device)
-        receiver = edges.receivers(scenes.num_entities).to(self.scale.device)
+        units = self.units
+        scenes = scenes.to(units.scale.dtype, units.scale.device)
+        sender = edges.senders(scenes.num_entities).to(units.scale.device)
+        receiver = edges.receivers(scenes.num_entities).to(units.scale.device)
         before, after = scenes.trajectory[:, :-1], scenes.trajectory[:, 1:]
-        state, change = (before - self.offset) / self.scale, (after - before) / self.change_scale
+        state, change = units(before), (after - before) / units.change_scale
         each = torch.cat([state, change], -1)  # [B, T - 1, N, 2 D]
         apart = state[..., sender, :] - state[..., receiver, :]
         edge = self._network(self.transition, torch.cat([each[..., sender, :], each[..., receiver, :], apart], -1))

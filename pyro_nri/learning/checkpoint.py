@@ -125,7 +125,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         # Weights keep the precision that they were saved in.
         checkpoint.model.to(content["model"]["score_scale"].dtype).load_state_dict(content["model"])
         if checkpoint.encoder is not None:
-            checkpoint.encoder.to(content["encoder"]["state"]["scale"].dtype)
+            checkpoint.encoder.to(content["encoder"]["state"]["units.scale"].dtype)
             checkpoint.encoder.load_state_dict(content["encoder"]["state"])
         checkpoint.alignment = content["alignment"]
         checkpoint.training = content["training"]

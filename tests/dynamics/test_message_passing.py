@@ -25,9 +25,9 @@ def dynamics(num_edge_types=3, state_size=4, seed=0, **options):
         for name, parameter in made.named_parameters():
             if "biases" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.double))
-        made.offset.copy_(torch.randn(state_size, generator=generator))
-        made.scale.copy_(torch.rand(state_size, generator=generator) + 0.5)
-        made.change_scale.copy_(torch.rand(state_size, generator=generator) + 0.5)
+        made.units.offset.copy_(torch.randn(state_size, generator=generator))
+        made.units.scale.copy_(torch.rand(state_size, generator=generator) + 0.5)
+        made.units.change_scale.copy_(torch.rand(state_size, generator=generator) + 0.5)
     return made
 
 
@@ -62,7 +62,7 @@ def step_by_loops(made, state, structure, present=None, kind=None):
     num_entities = len(state)
     present = [True] * num_entities if present is None else present
     types = {pair: int(structure[e]) for e, pair in enumerate(ordered_pairs(num_entities))}
-    scaled = (state - made.offset) / made.scale
+    scaled = (state - made.units.offset) / made.units.scale
     following = []
     for j in range(num_entities):
         total = torch.zeros(made.message_map.weights[0].shape[1], dtype=torch.double)
@@ -73,7 +73,7 @@ def step_by_loops(made, state, structure, present=None, kind=None):
             if k >= 0:
                 total = total + edge_network(made, k)(torch.cat([scaled[i], scaled[j]]))
         network = node_network(made, 0 if kind is None else int(kind[j]))
-        following.append(state[j] + made.change_scale * network(torch.cat([scaled[j], total])))
+        following.append(state[j] + made.units.change_scale * network(torch.cat([scaled[j], total])))
     return torch.stack(following)
 
 
@@ -235,7 +235,7 @@ def test_fit_scaling_makes_units_irrelevant():
     wanted = metres.step(state, structure) * factor + shift
     torch.testing.assert_close(others.step(state * factor + shift, structure), wanted, rtol=1e-9, atol=1e-9)
     change = (trajectory[:, 1:] - trajectory[:, :-1])[..., 2:]
-    assert metres.change_scale[2:].tolist() == pytest.approx([float((change**2).mean() ** 0.5)] * 2)
+    assert metres.units.change_scale[2:].tolist() == pytest.approx([float((change**2).mean() ** 0.5)] * 2)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def integers(high, *shape, seed=0):
 @pytest.fixture
 def dynamics():
     made = MessagePassing(3, 2, num_entity_kinds=2, generator=torch.Generator().manual_seed(0)).double()
-    made.change_scale.fill_(0.2)
+    made.units.change_scale.fill_(0.2)
     return made
 
 

@@ -18,7 +18,7 @@ def make_model():
         model = build_model(ModelSpec(num_edge_types, **options), torch.Generator().manual_seed(seed)).double()
         with torch.no_grad():
             model.prior.type_logits.copy_(torch.tensor([0.4, -0.3, 0.1, 0.0])[:num_edge_types])
-            model.dynamics.change_scale.fill_(0.5)
+            model.dynamics.units.change_scale.fill_(0.5)
             model.noise.change_scale.fill_(scale)
         return model
 

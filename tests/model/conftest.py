@@ -28,7 +28,7 @@ def make_model():
                     parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.double))
             model.score_offset.copy_(torch.tensor([0.3, -0.2]))
             model.score_scale.copy_(torch.tensor([1.5, 0.7]))
-            model.dynamics.change_scale.fill_(0.4)
+            model.dynamics.units.change_scale.fill_(0.4)
         return model
 
     return make

@@ -229,7 +229,7 @@ def test_fit_scaling_reaches_every_part(make_model, make_scenes):
     changes = (scenes.trajectory[:, 1:] - scenes.trajectory[:, :-1]).flatten(0, 2)
     wanted = [float((changes[:, d] ** 2).mean() ** 0.5) for d in range(2)]
     assert model.noise.change_scale.tolist() == pytest.approx(wanted)
-    assert model.dynamics.change_scale.tolist() == pytest.approx(wanted)
+    assert model.dynamics.units.change_scale.tolist() == pytest.approx(wanted)
     states = scenes.trajectory.flatten(0, 2)
     scaled = (states - model.scaling.offset) / model.scaling.scale
     assert scaled.amin(0).tolist() == pytest.approx([-1, -1])
