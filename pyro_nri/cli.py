@@ -199,6 +199,7 @@ def _reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--entity", default="entity", metavar="COLUMN")
     parser.add_argument("--time", default="time", metavar="COLUMN")
+    parser.add_argument("--kind", metavar="COLUMN", help="column with the known kind of the entity, numbered from 0")
     parser.add_argument(
         "--state", default="x,y,vx,vy", metavar="COLUMNS", help="state columns of a table, with commas between"
     )

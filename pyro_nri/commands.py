@@ -55,6 +55,7 @@ def _read(arguments: argparse.Namespace, source: str) -> Scenes:
         state=tuple(arguments.state.split(",")),
         time_step=arguments.time_step,
         group=None if share in (None, "none", "all") else share,
+        kind=arguments.kind,
         missing=arguments.missing,
     )
     return scenes.share_structure(share) if share in ("none", "all") else scenes
@@ -128,9 +129,12 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     if resume is None and unfinished.exists():
         raise ValueError(f"{str(unfinished)!r} holds an interrupted run: give --resume, or delete it to start again")
 
-    def save(checkpoint: Checkpoint) -> None:
+    def describe(checkpoint: Checkpoint) -> None:
         checkpoint.training |= {"command": arguments.command_line, "choices": choices}
         checkpoint.training_scenes = fingerprints
+
+    def save(checkpoint: Checkpoint) -> None:
+        describe(checkpoint)
         save_checkpoint(checkpoint, unfinished)
         kept.append(checkpoint.training["num_steps"])
 
@@ -160,7 +164,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         raise Interrupted(
             f"interrupted, {kept[-1]} steps are kept in {unfinished}; go on with the same command and --resume"
         ) from None
-    checkpoint.training_scenes = fingerprints
+    describe(checkpoint)
     save_checkpoint(checkpoint, arguments.out)
     unfinished.unlink(missing_ok=True)
     shown = {"num_steps": "steps", "seconds": "seconds", "inner": "inner", "loss": "loss"}

@@ -1,5 +1,6 @@
 """From scenes to a trained model in one call."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ def fit(
         spec = ModelSpec(num_edge_types=num_edge_types, state_names=scenes.state_names, num_entity_kinds=kinds)
     if num_steps is None:
         num_steps = DEFAULT_STEPS if minutes is None else 10**9
-    checkpoint = _checked(resume, spec, seed) if resume is not None else _new(scenes, spec, seed)
+    checkpoint = copy.deepcopy(_checked(resume, spec, seed)) if resume is not None else _new(scenes, spec, seed)
     model, encoder = checkpoint.model.to(device), checkpoint.encoder
     if encoder is not None:
         encoder.to(device)
@@ -89,7 +90,7 @@ def fit(
             "inner": trainer.inner,
         }
         if save is not None:
-            save(checkpoint)
+            save(copy.deepcopy(checkpoint))
 
     keep(trainer)  # an output that cannot be written is found out before the work, not after
     history = trainer.run(show_progress=show_progress, save=keep, save_every=save_every)
@@ -97,9 +98,12 @@ def fit(
     if history:
         checkpoint.training["loss"] = sum(losses.module_loss for losses in history[-20:]) / len(history[-20:])
     if scenes.edge_type is not None:
-        first = scenes.group_first_scene
+        first = torch.tensor(scenes.group_first_scene)[trainer.settled]
         mask = scenes.edge_mask[first]
-        inferred, truth = trainer.structure.cpu()[mask].numpy(), scenes.edge_type[first][mask].numpy()
+        inferred = trainer.structure.cpu()[trainer.settled][
+            mask
+        ].numpy()  # draws, none older than a quarter of training
+        truth = scenes.edge_type[first][mask].numpy()
         alignment = fit_alignment(inferred, truth, num_edge_types=spec.num_edge_types)
         checkpoint.alignment = alignment.tolist()
         checkpoint.training["edge_accuracy"] = float((alignment[inferred] == truth).mean())
@@ -118,6 +122,8 @@ def _new(scenes: Scenes, spec: ModelSpec, seed: int) -> Checkpoint:
 
 
 def _checked(checkpoint: Checkpoint, spec: ModelSpec, seed: int) -> Checkpoint:
+    if checkpoint.trainer is None:
+        raise ValueError("resume holds a finished training, there is nothing to resume")
     if checkpoint.spec != spec:
         raise ValueError("resume was made with other choices of model; give the same arguments to resume")
     if checkpoint.training.get("seed") != seed:

@@ -70,7 +70,7 @@ def infer(
         num_shards: number of parts that the structures are cut into for the executor.
 
     Returns:
-        Draws; ``complete`` is False if the run was interrupted from the keyboard.
+        Draws; ``complete`` is False if a run of a single shard was interrupted from the keyboard.
 
     Raises:
         ValueError: an argument is out of range, the posterior cannot be enumerated, or ``resume`` is of another run.
@@ -110,7 +110,12 @@ def infer(
             raise ValueError("on_segment goes with a single shard, found an executor or several shards")
         shards = _shards(scenes, num_shards)
         if executor is None:
-            return concatenate_draws([infer(model, shard, method=method, **arguments) for shard in shards])
+            parts = []
+            for shard in shards:
+                parts.append(infer(model, shard, method=method, show_progress=show_progress, **arguments))
+                if not parts[-1].complete:
+                    raise KeyboardInterrupt  # shards of unequal length cannot be put side by side
+            return concatenate_draws(parts)
         tasks = [(model, shard, {"method": method, **arguments}) for shard in shards]
         return concatenate_draws(list(executor.map(_infer_shard, tasks)))
     scenes = model.prepare(scenes)

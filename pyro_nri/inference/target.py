@@ -8,7 +8,7 @@ from pyro_nri.model.receivers import AbstractLikelihood
 
 
 class StructureTarget:
-    """Log joint of ``edge_type``, counting how often it is evaluated.
+    """Log joint of ``edge_type``.
 
     Args:
         likelihood: of G structures.
@@ -18,11 +18,9 @@ class StructureTarget:
     def __init__(self, likelihood: AbstractLikelihood, prior: StructureDistribution) -> None:
         self.likelihood = likelihood
         self.prior = prior
-        self.num_evaluations = 0
 
     def __call__(self, latents: Latents, known: State | None = None) -> Score:
         """Score structures ``[C, G, E]``; receivers that did not change since ``known`` are not evaluated again."""
-        self.num_evaluations += 1
         structure: Tensor = latents["edge_type"]
         before = None if known is None else (known.latents["edge_type"], known.score.terms)
         terms = self.likelihood.receiver_terms(structure, before)

@@ -90,6 +90,10 @@ class BounceGrad:
         structure: Tensor | None = None,
         seed: int,
     ) -> None:
+        if model.num_hidden:
+            raise ValueError(
+                f"training does not yet treat hidden entities: num_hidden must be 0, found {model.num_hidden}"
+            )
         if inner not in ("auto", "exact", "annealing"):
             raise ValueError(f"inner must be auto, exact or annealing, found {inner!r}")
         for name, value in (("batch_size", batch_size), ("num_steps", num_steps), ("num_moves", num_moves)):
@@ -121,6 +125,7 @@ class BounceGrad:
         if encoder is not None:
             self.encoder_optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
         self.annealing = AdaptiveTemperature(1.0)
+        self.visited_at = torch.full((len(self.groups),), -1)  # step of the last visit of each structure
         self.num_done = 0
         self.seconds = 0.0
         if structure is None:
@@ -151,6 +156,11 @@ class BounceGrad:
                 f"edge and horizon {self.model.horizon}; use inner='annealing'"
             )
         return ("exact" if possible else "annealing") if inner == "auto" else inner
+
+    @property
+    def settled(self) -> Tensor:
+        """Which structures were visited in the last quarter of the training so far, bool ``[G]``."""
+        return self.visited_at >= 3 * self.num_done // 4
 
     def _few_codes(self) -> bool:
         """Whether a table of all incoming types is cheap enough to be made anew at every step."""
@@ -188,6 +198,7 @@ class BounceGrad:
         stream = Stream(self.seed, self.keys[batch], 1).child("search")
         structure, temperature, acceptance = self._search(search, batch, stream)
         self.structure[batch] = structure
+        self.visited_at[batch] = self.num_done
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2
         module_loss = self._module_step(scoring, structure, rate)
         encoder_loss = self._encoder_step(self._random_window(search), structure, rate)
@@ -232,7 +243,8 @@ class BounceGrad:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rate * group["rate"]
         self.optimizer.zero_grad()
-        num_values = scenes.transition_mask.sum() * scenes.state_size
+        scored = self.model.trajectory(scenes, structure[scenes.group_index]).scored
+        num_values = (scored.sum() * scenes.state_size).clamp(min=1)
         loss = -self.model.log_joint(scenes, structure[None]).sum() / num_values
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
@@ -309,7 +321,8 @@ class BounceGrad:
         return {
             "optimizer": self.optimizer.state_dict(),
             "encoder_optimizer": None if self.encoder_optimizer is None else self.encoder_optimizer.state_dict(),
-            "structure": self.structure,
+            "structure": self.structure.clone(),
+            "visited_at": self.visited_at.clone(),
             "annealing": list(self.annealing),
             "num_done": self.num_done,
             "seconds": self.seconds,
@@ -330,6 +343,7 @@ class BounceGrad:
         if self.encoder_optimizer is not None and state["encoder_optimizer"] is not None:
             self.encoder_optimizer.load_state_dict(state["encoder_optimizer"])
         self.structure = state["structure"].to(self.structure.device).clone()
+        self.visited_at = state["visited_at"].clone()
         self.annealing = AdaptiveTemperature(*state["annealing"])
         self.num_done = state["num_done"]
         self.seconds = state["seconds"]

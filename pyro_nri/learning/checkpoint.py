@@ -32,7 +32,7 @@ class Checkpoint:
             truth is unknown. Never read by inference.
         training: plain values that describe the training: seed, scenes, steps, time.
         trainer: state of the training loop, or None when it ended and was not kept.
-        training_scenes: names of the structures that the model was trained on.
+        training_scenes: fingerprints of the scenes that the model was trained on.
     """
 
     spec: ModelSpec

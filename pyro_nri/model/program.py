@@ -109,8 +109,16 @@ class SceneModel(PyroModule):
         offset, scale = fit_scaling(scenes)
         self.score_offset.copy_(offset)
         self.score_scale.copy_(scale)
+        change = fit_change_scale(scenes)
+        seen = scenes.trajectory[scenes.observation_mask].double()  # [R, D]
+        spacing = seen.abs().amax(0) * torch.finfo(self.dtype).eps
+        if (lost := (spacing > 0.01 * change) & (seen.amax(0) > seen.amin(0))).any():
+            raise ValueError(
+                f"state {self.state_names[int(lost.nonzero()[0])]} is so far from 0 that the model's precision loses "
+                f"its motion; subtract an origin"
+            )
         noise: AbstractNoise = self.noise
-        noise.fit_scaling(fit_change_scale(scenes))
+        noise.fit_scaling(change)
         dynamics: AbstractDynamics = self.dynamics
         dynamics.fit_scaling(scenes)
 
@@ -300,6 +308,10 @@ class SceneModel(PyroModule):
         Raises:
             ValueError: ``start`` is not a frame of the scenes.
         """
+        if self.num_hidden:
+            raise ValueError(
+                f"predict does not yet treat hidden entities: num_hidden must be 0, found {self.num_hidden}"
+            )
         scenes = self.prepare(scenes)
         if not 0 <= start < scenes.num_frames:
             raise ValueError(f"start must be a frame from 0 to {scenes.num_frames - 1}, found {start}")

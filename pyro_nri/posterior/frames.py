@@ -35,7 +35,8 @@ def edges_frame(tree: xr.DataTree) -> pd.DataFrame:
 
     Returns:
         Columns ``scene``, ``sender``, ``receiver``, ``edge_type``, ``probability``, ``mcse`` (Monte Carlo standard
-        error of the mean of the draws; 0 for exact probabilities; for Rao-Blackwellised ones an upper bound),
+        error of the mean of the draws; 0 for exact probabilities; for Rao-Blackwellised ones that of the plain
+        frequencies, usually larger; NaN where the indicator never moves),
         ``r_hat``, ``ess`` (NaN where the indicator never moves, except that R-hat is infinite where chains disagree),
         ``map`` (whether the type is the edge's most probable), ``estimator`` ("exact", "rao-blackwell" or "counts").
     """

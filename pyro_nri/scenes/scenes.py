@@ -218,9 +218,13 @@ class Scenes:
 
     @property
     def fingerprints(self) -> tuple[str, ...]:
-        """A short hash of each scene's first two frames, by which a scene is known again under any name."""
-        first = self.trajectory[:, :2].double().cpu().numpy()
-        return tuple(blake2b(frames.tobytes(), digest_size=8).hexdigest() for frames in first)
+        """A short hash of each scene's first ten frames, by which a scene is known again under any name."""
+        first = self.trajectory[:, :10].double().cpu().numpy()
+        present = self.entity_mask.cpu().numpy()
+        return tuple(
+            blake2b(frames[:, mask].tobytes(), digest_size=8).hexdigest()
+            for frames, mask in zip(first, present, strict=True)
+        )
 
     # --- shared structures -------------------------------------------------------------------------------------------
     @property
