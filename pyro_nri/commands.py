@@ -129,12 +129,12 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     if resume is None and unfinished.exists():
         raise ValueError(f"{str(unfinished)!r} holds an interrupted run: give --resume, or delete it to start again")
 
-    def describe(checkpoint: Checkpoint) -> None:
+    def mark(checkpoint: Checkpoint) -> None:
         checkpoint.training |= {"command": arguments.command_line, "choices": choices}
         checkpoint.training_scenes = fingerprints
 
     def save(checkpoint: Checkpoint) -> None:
-        describe(checkpoint)
+        mark(checkpoint)
         save_checkpoint(checkpoint, unfinished)
         kept.append(checkpoint.training["num_steps"])
 
@@ -164,7 +164,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         raise Interrupted(
             f"interrupted, {kept[-1]} steps are kept in {unfinished}; go on with the same command and --resume"
         ) from None
-    describe(checkpoint)
+    mark(checkpoint)
     save_checkpoint(checkpoint, arguments.out)
     unfinished.unlink(missing_ok=True)
     shown = {"num_steps": "steps", "seconds": "seconds", "inner": "inner", "loss": "loss"}

@@ -153,19 +153,6 @@ def categorical(probability: Tensor, uniform: Tensor) -> Tensor:
     return torch.where(beyond.any(-1), beyond.to(torch.uint8).argmax(-1), last)
 
 
-def categorical_logits(logits: Tensor, uniform: Tensor) -> Tensor:
-    """As :func:`categorical`, from unnormalised log probabilities ``[..., R]``; ``-inf`` marks an impossible class.
-
-    Raises:
-        ValueError: a row holds NaN or ``+inf``, or nothing but ``-inf``.
-    """
-    logits = logits.to(torch.float64)
-    highest = logits.amax(-1, keepdim=True)  # NaN where the row holds one
-    if not bool(highest.isfinite().all()):
-        raise ValueError("logits must be free of NaN and +inf, with at least one finite entry in every row")
-    return categorical((logits - highest).exp(), uniform)
-
-
 def _digest(*parts: str | int) -> int:
     """64-bit hash of a sequence of words and integers, unsigned; independent of Python's hash randomisation."""
     state = hashlib.blake2b(digest_size=8)

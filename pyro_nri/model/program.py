@@ -15,7 +15,6 @@ from pyro_nri.model.receivers import (
     CHUNK_FLOATS,
     AbstractLikelihood,
     MessageCache,
-    ReceiverTable,
     num_codes,
     receiver_table,
 )
@@ -286,12 +285,6 @@ class SceneModel(PyroModule):
         if cache == "messages":
             return MessageCache(self.dynamics, self.noise, scenes)
         return DirectLikelihood(self, scenes)
-
-    def receiver_table(self, scenes: Scenes) -> ReceiverTable:
-        """All receiver log-likelihoods, ``[G, N, K ** (N - 1)]``."""
-        table = self.likelihood(scenes, cache="table")
-        assert isinstance(table, ReceiverTable)
-        return table
 
     def predict(self, scenes: Scenes, structure: Tensor, *, start: int, num_steps: int) -> Tensor:
         """Mean path from an observed frame on: a rollout without noise.

@@ -1,8 +1,7 @@
 """Likelihoods that factorise over receivers, evaluated once and looked up by every move.
 
-With horizon 1 and nothing hidden, ``log p(x | z) = sum_j l_j(incoming types of j)`` (DESIGN: one step factorises over
-receivers). A *code* numbers the types of a receiver's N - 1 incoming edges as the digits of a number in base K, the
-first sender most significant.
+With horizon 1 and nothing hidden, ``log p(x | z) = sum_j l_j(incoming types of j)``. A *code* numbers the types of a
+receiver's N - 1 incoming edges as the digits of a number in base K, the first sender most significant.
 """
 
 from abc import ABC, abstractmethod

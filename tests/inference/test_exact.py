@@ -138,7 +138,9 @@ def test_edge_conditionals(make_model, make_scenes, all_structures, prior, num_t
     supported = [[z for z in every if np.isfinite(brute.log_joint[number[z], g])] for g in range(3)]
     rng = np.random.default_rng(0)
     start = [[supported[g][rng.integers(len(supported[g]))] for g in range(3)] for _ in range(5)]
-    found = edge_conditionals(model.receiver_table(scenes), model.structure_prior(scenes), torch.tensor(start))
+    found = edge_conditionals(
+        model.likelihood(scenes, cache="table"), model.structure_prior(scenes), torch.tensor(start)
+    )
     assert found.shape == (5, 3, 6, num_types)
     for c, g, e in itertools.product(range(5), range(3), range(6)):
         alternatives = []
@@ -159,7 +161,9 @@ def test_conditionals_average_to_the_marginals(make_model, make_scenes, all_stru
         brute = BruteForce(model, scenes, every)
         structures = torch.tensor(every)[:, None]
         keep = torch.as_tensor(brute.probability[:, 0] > 0)
-        each = edge_conditionals(model.receiver_table(scenes), model.structure_prior(scenes), structures[keep])
+        each = edge_conditionals(
+            model.likelihood(scenes, cache="table"), model.structure_prior(scenes), structures[keep]
+        )
         average = torch.einsum("j,jek->ek", torch.as_tensor(brute.probability[:, 0])[keep], each[:, 0])
         np.testing.assert_allclose(average, brute.edge_probability(2)[0], atol=1e-10)
 
