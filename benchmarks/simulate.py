@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pyro_nri.scenes import edges
-from pyro_nri.scenes import simulate as physics
+from pyro_nri.scenes import edges, oscillators
+from pyro_nri.scenes import particles as physics
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import SYSTEMS, simulate
 
 
 def plain_scene(
@@ -52,13 +53,35 @@ def plain_scene(
     return frames
 
 
+def plain_oscillators(
+    start: NDArray[np.float64], edge: NDArray[np.float64], num_frames: int, spacing: int
+) -> NDArray[np.float64]:
+    """One scene of oscillators, Runge-Kutta step by step, from the state ``[N, 3]`` at frame 0 to ``[T, N, 3]``."""
+    phase, omega = start[:, 0].copy(), start[:, 2]
+
+    def rate(phase: NDArray[np.float64]) -> NDArray[np.float64]:
+        return omega + (edge * np.sin(phase[None, :] - phase[:, None])).sum(1)
+
+    step, frames = oscillators.SUBSTEP, np.empty((num_frames, len(phase), 3))
+    for frame in range(num_frames):
+        for _ in range(spacing if frame else 0):
+            first = rate(phase)
+            second = rate(phase + step / 2 * first)
+            third = rate(phase + step / 2 * second)
+            phase = phase + step / 6 * (first + 2 * second + 2 * third + rate(phase + step * third))
+        frames[frame] = np.stack([phase, rate(phase), omega], axis=-1)
+    return frames
+
+
 def plain(scenes: Scenes, system: str, num_frames: int) -> NDArray[np.float64]:
     """All of ``scenes`` again, one after the other, from their true first frame."""
     assert scenes.edge_type is not None
     assert scenes.initial_state is not None
-    types = edges.to_matrix(scenes.edge_type).numpy().astype(np.float64)
+    types = edges.to_matrix(scenes.edge_type).numpy().astype(np.float64)  # symmetric in every system
     values = types * physics.SPRING_STIFFNESS if system == "springs" else 2 * types - 1
     starts = scenes.initial_state.numpy()
+    if system == "kuramoto":
+        return np.stack([plain_oscillators(*scene, num_frames, 10) for scene in zip(starts, types, strict=True)])
     return np.stack(
         [plain_scene(start, edge, system, num_frames, 100) for start, edge in zip(starts, values, strict=True)]
     )
@@ -77,10 +100,10 @@ def main() -> None:
     num_plain = min(arguments.num_plain, arguments.num_scenes)
     print(f"{arguments.num_frames} frames, float64; plain loop: {num_plain} scenes, vectorised: {arguments.num_scenes}")
     print(f"{'system':8} {'scenes/s':>10} {'plain/s':>8} {'ratio':>7} {'worst diff':>11} {'median':>9}")
-    for system in ("springs", "charged"):
-        physics.simulate(system, 2, num_frames=2, seed=arguments.seed)  # imports and first touches are not timed
+    for system in SYSTEMS:
+        simulate(system, 2, num_frames=2, seed=arguments.seed)  # imports and first touches are not timed
         begin = time.perf_counter()
-        scenes = physics.simulate(system, arguments.num_scenes, num_frames=arguments.num_frames, seed=arguments.seed)
+        scenes = simulate(system, arguments.num_scenes, num_frames=arguments.num_frames, seed=arguments.seed)
         rate = arguments.num_scenes / (time.perf_counter() - begin)
         few = scenes[:num_plain]
         begin = time.perf_counter()

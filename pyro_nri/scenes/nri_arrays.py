@@ -20,6 +20,10 @@ from pyro_nri.scenes.scenes import Scenes
 STATE_NAMES = ("x", "y", "vx", "vy")
 TIME_STEP = 0.1
 """Time between two frames of NRI's files: 100 sub-steps of 0.001."""
+_WANTED = (
+    "NRI arrays are a folder with loc_{split}_{system}.npy and vel_{split}_{system}.npy, [sims, T, 2, n], and "
+    "edges_{split}_{system}.npy, [sims, n, n]"
+)
 
 
 def read_nri(
@@ -48,8 +52,10 @@ def read_nri(
     Raises:
         ValueError: a file is missing or damaged, shapes do not fit together, or an edge value is not a type.
     """
-    _check_rows(rows)
-    location, velocity, matrix = (_load(Path(folder), part, split, system) for part in ("loc", "vel", "edges"))
+    location, velocity = (
+        load_array(Path(folder) / f"{part}_{split}_{system}.npy", _WANTED.format(split=split, system=system))
+        for part in ("loc", "vel")
+    )
     if location.ndim != 4 or location.shape[2] != 2:
         raise ValueError(f"loc_{split}_{system}.npy must have shape [sims, T, 2, n], found {list(location.shape)}")
     if velocity.shape != location.shape:
@@ -57,14 +63,8 @@ def read_nri(
             f"vel_{split}_{system}.npy must have the shape of loc, {list(location.shape)}, found {list(velocity.shape)}"
         )
     num_scenes, _, _, num_entities = location.shape
-    if matrix.shape != (num_scenes, num_entities, num_entities):
-        raise ValueError(
-            f"edges_{split}_{system}.npy must have shape {[num_scenes, num_entities, num_entities]} to fit loc, "
-            f"found {list(matrix.shape)}"
-        )
-    by_sender = torch.from_numpy(np.ascontiguousarray(matrix.transpose(0, 2, 1) if rows == "receiver" else matrix))
+    edge_type = read_edges(Path(folder), split, system, rows, (num_scenes, num_entities), "loc")
     trajectory = np.concatenate([location, velocity], axis=2).transpose(0, 1, 3, 2)  # [sims, T, 4, n] -> [B, T, N, D]
-    edge_type = _types(edges.from_matrix(by_sender).numpy(), f"edges_{split}_{system}.npy")
     try:
         return Scenes.from_arrays(
             torch.from_numpy(np.ascontiguousarray(trajectory, dtype=np.float64)),
@@ -95,25 +95,13 @@ def write_nri(
     Raises:
         ValueError: the format cannot hold these scenes, or the files cannot be written.
     """
-    _check_rows(rows)
     if scenes.state_names != STATE_NAMES:
         raise ValueError(f"NRI arrays hold the state x, y, vx, vy, found {', '.join(scenes.state_names)}")
     if not scenes.observation_mask.all():
         raise ValueError(
             "NRI arrays cannot hold padded entities or missing frames, these scenes have some; use write_netcdf"
         )
-    if scenes.edge_type is None:
-        raise ValueError("NRI arrays hold true edge types, these scenes have none; use write_netcdf")
-    if scenes.entity_kind is not None or scenes.num_groups < scenes.num_scenes:
-        raise ValueError("NRI arrays cannot hold entity kinds or shared structures; use write_netcdf")
-    types, diagonal = scenes.edge_type.cpu(), 0
-    if system.startswith("charged"):
-        if types.max() > 1:
-            raise ValueError(f"charged systems have edge types 0 and 1, found type {int(types.max())}")
-        types, diagonal = 2 * types - 1, 1
-    matrix = edges.to_matrix(types, fill=diagonal).numpy().astype(np.float64)
-    if rows == "receiver":
-        matrix = matrix.transpose(0, 2, 1)
+    matrix = edge_matrix(scenes, rows, signed=system.startswith("charged")).astype(np.float64)
     state = scenes.trajectory.cpu().numpy().transpose(0, 1, 3, 2)
     arrays = {"loc": state[:, :, :2], "vel": state[:, :, 2:], "edges": matrix}
     for part, array in arrays.items():
@@ -121,18 +109,14 @@ def write_nri(
             np.save(file, np.ascontiguousarray(array))
 
 
-def _check_rows(rows: str) -> None:
-    if rows not in ("receiver", "sender"):
-        raise ValueError(f"rows must be 'receiver' or 'sender', found {rows!r}")
+def load_array(path: Path, wanted: str) -> NDArray[Any]:
+    """The array of real numbers in a file; ``wanted`` says which files there should be, if this one is missing.
 
-
-def _load(folder: Path, part: str, split: str, system: str) -> NDArray[Any]:
-    path = folder / f"{part}_{split}_{system}.npy"
+    Raises:
+        ValueError: the file is missing, damaged or holds something else.
+    """
     if not path.is_file():
-        raise ValueError(
-            f"{str(path)!r} does not exist; NRI arrays are a folder with loc_{split}_{system}.npy and "
-            f"vel_{split}_{system}.npy, [sims, T, 2, n], and edges_{split}_{system}.npy, [sims, n, n]"
-        )
+        raise ValueError(f"{str(path)!r} does not exist; {wanted}")
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -140,6 +124,49 @@ def _load(folder: Path, part: str, split: str, system: str) -> NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         raise ValueError(f"{str(path)!r} must hold an array of real numbers")
     return array
+
+
+def read_edges(
+    folder: Path, split: str, system: str, rows: str, size: tuple[int, int], beside: str
+) -> NDArray[np.int64]:
+    """Edge types ``[B, E]`` of ``edges_{split}_{system}.npy``, ``size`` = (B, N) being that of the file ``beside``.
+
+    Raises:
+        ValueError: the file is missing or damaged, of another shape, or holds a value that is no type.
+    """
+    _check_rows(rows)
+    file = f"edges_{split}_{system}.npy"
+    shape = [size[0], size[1], size[1]]
+    matrix = load_array(folder / file, f"it belongs to {beside}_{split}_{system}.npy and has shape {shape}")
+    if list(matrix.shape) != shape:
+        raise ValueError(f"{file} must have shape {shape} to fit {beside}, found {list(matrix.shape)}")
+    by_sender = torch.from_numpy(np.ascontiguousarray(matrix.transpose(0, 2, 1) if rows == "receiver" else matrix))
+    return _types(edges.from_matrix(by_sender).numpy(), file)
+
+
+def edge_matrix(scenes: Scenes, rows: str, *, signed: bool = False) -> NDArray[np.int64]:
+    """Edge types as a file holds them, ``[B, N, N]``; ``signed``: types 0/1 as -1/+1, with +1 on the diagonal.
+
+    Raises:
+        ValueError: the file cannot hold them.
+    """
+    _check_rows(rows)
+    if scenes.edge_type is None:
+        raise ValueError("NRI arrays hold true edge types, these scenes have none; use write_netcdf")
+    if scenes.entity_kind is not None or scenes.num_groups < scenes.num_scenes:
+        raise ValueError("NRI arrays cannot hold entity kinds or shared structures; use write_netcdf")
+    types, diagonal = scenes.edge_type.cpu(), 0
+    if signed:
+        if types.max() > 1:
+            raise ValueError(f"charged systems have edge types 0 and 1, found type {int(types.max())}")
+        types, diagonal = 2 * types - 1, 1
+    matrix: NDArray[np.int64] = edges.to_matrix(types, fill=diagonal).numpy()
+    return matrix.transpose(0, 2, 1) if rows == "receiver" else matrix
+
+
+def _check_rows(rows: str) -> None:
+    if rows not in ("receiver", "sender"):
+        raise ValueError(f"rows must be 'receiver' or 'sender', found {rows!r}")
 
 
 def _types(values: NDArray[Any], file: str) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""One door for scenes of any format: NetCDF, NRI arrays, CSV and parquet tables, data frames, xarray datasets."""
+"""One door for scenes of any format: NetCDF, arrays of NRI and ACD, CSV and parquet tables, data frames, datasets."""
 
 import os
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import pandas as pd
 
 from pyro_nri.scenes.netcdf import from_dataset, read_netcdf, to_dataset, write_netcdf
 from pyro_nri.scenes.nri_arrays import TIME_STEP, read_nri, write_nri
+from pyro_nri.scenes.phase_features import read_phase_features, write_phase_features
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.tables import from_dataframe, to_dataframe
 
@@ -16,11 +17,13 @@ __all__ = [
     "from_dataset",
     "read_netcdf",
     "read_nri",
+    "read_phase_features",
     "read_scenes",
     "to_dataframe",
     "to_dataset",
     "write_netcdf",
     "write_nri",
+    "write_phase_features",
 ]
 
 _NETCDF, _TABLES = (".nc", ".nc4", ".netcdf"), (".csv", ".parquet", ".pq")
@@ -44,7 +47,8 @@ def read_scenes(
     """Read scenes from a file or folder, by its kind.
 
     Args:
-        source: a NetCDF file of ours (.nc), a folder of NRI arrays, or a long table (.csv, .parquet).
+        source: a NetCDF file of ours (.nc), a folder of NRI arrays (``loc_*``, ``vel_*``, ``edges_*``; for oscillators
+            ``feat_*``, ``edges_*``, see :func:`read_phase_features`), or a long table (.csv, .parquet).
         system: NRI arrays: the last part of the file names; may be left out if the folder holds one.
         split: NRI arrays: the middle part of the file names; may be left out if the folder holds one.
         rows: NRI arrays: what a row of ``edges`` is, "receiver" or "sender"; see :func:`read_nri`.
@@ -70,9 +74,10 @@ def read_scenes(
         raise ValueError(f"group and kind name columns of a table, {str(path)!r} is none")
     if path.is_dir():
         system, split = _choose(path, system, split)
-        return read_nri(
-            path, system=system, split=split, rows=rows, time_step=TIME_STEP if time_step is None else time_step
-        )
+        step = TIME_STEP if time_step is None else time_step
+        has_features = (path / f"feat_{split}_{system}.npy").is_file()
+        read = read_phase_features if has_features else read_nri
+        return read(path, system=system, split=split, rows=rows, time_step=step)
     if system is not None or split is not None:
         raise ValueError(f"system and split choose files of a folder of NRI arrays, {str(path)!r} is a file")
     if suffix in _NETCDF:
@@ -105,15 +110,15 @@ def _choose(folder: Path, system: str | None, split: str | None) -> tuple[str, s
     if system is not None and split is not None:
         return system, split
     found = []
-    for path in sorted(folder.glob("loc_*_*.npy")):
+    for path in sorted([*folder.glob("loc_*_*.npy"), *folder.glob("feat_*_*.npy")]):
         _, file_split, file_system = path.stem.split("_", 2)
         if system in (None, file_system) and split in (None, file_split):
             found.append((file_system, file_split))
     if len(found) != 1:
         choices = ", ".join(f"{file_system} {file_split}" for file_system, file_split in found) or "none"
         raise ValueError(
-            f"{str(folder)!r} must hold NRI arrays loc_SPLIT_SYSTEM.npy of one system and split, or both have to be "
-            f"given; those that fit are {choices}"
+            f"{str(folder)!r} must hold NRI arrays loc_SPLIT_SYSTEM.npy or feat_SPLIT_SYSTEM.npy of one system and "
+            f"split, or both have to be given; those that fit are {choices}"
         )
     return found[0]
 
