@@ -7,11 +7,13 @@ from torch import Tensor
 from pyro_nri.inference import metropolis
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.exact import edge_conditionals
-from pyro_nri.inference.proposals import AbstractProposal
+from pyro_nri.inference.labels import label_conditionals
+from pyro_nri.inference.moves import AbstractProposal
 from pyro_nri.inference.schedules import Schedule
 from pyro_nri.inference.streams import Stream
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.receivers import ReceiverTable
+from pyro_nri.model.structures import ChargesDistribution
 
 
 class Chains:
@@ -74,7 +76,6 @@ class Chains:
 
         With a receiver table and outside warm-up, the conditionals of the edges are averaged over the kept states.
         """
-        table = self.target.likelihood if isinstance(self.target.likelihood, ReceiverTable) else None
         warming = self.number < self.num_warmup
         structures, log_joint, infos = [], [], []
         conditionals = None
@@ -84,9 +85,8 @@ class Chains:
             structures.append(self.structure.to(torch.int8))
             log_joint.append(self.state.score.log_joint)
             infos.append(info)
-            if table is not None and not warming:
-                each = edge_conditionals(table, self.target.prior, self.structure).mean(0)
-                conditionals = each if conditionals is None else conditionals + each
+            if not warming and (each := self._conditionals()) is not None:
+                conditionals = each.mean(0) if conditionals is None else conditionals + each.mean(0)
 
         def stack(values: list[Tensor]) -> Tensor:
             return torch.stack(values, dim=1).cpu()  # [C, S, G, *]
@@ -106,6 +106,16 @@ class Chains:
             num_evaluations=num_draws * thin,
             edge_probability=None if conditionals is None else (conditionals / num_draws).cpu().numpy(),
         )
+
+    def _conditionals(self) -> Tensor | None:
+        """Probability of each type at each edge given other parts of the current structures, ``[C, G, E, K]``."""
+        table, prior = self.target.likelihood, self.target.prior
+        if not isinstance(table, ReceiverTable):
+            return None
+        if isinstance(prior, ChargesDistribution):
+            uniform = self.stream.child("labeling").uniform(self.number, prior.num_entities)
+            return label_conditionals(table, prior, self.structure, uniform)
+        return edge_conditionals(table, prior, self.structure)
 
 
 def start_structures(target: StructureTarget, stream: Stream) -> Tensor:

@@ -5,13 +5,22 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.streams import Stream, categorical
-from pyro_nri.model.priors import StructureDistribution
+from pyro_nri.inference.streams import Stream, categorical, generator
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, code_types, codes_of, structure_of
+from pyro_nri.model.structures import (
+    ChargesDistribution,
+    EdgeDistribution,
+    PairwiseDistribution,
+    SparseDistribution,
+    StructureDistribution,
+)
 from pyro_nri.scenes import edges
 
-#: Largest number of structures that are listed one by one.
+#: Largest number of structures (of labelings, for charges) that are listed one by one.
 MAX_STRUCTURES = 2**16
+
+#: Largest number of types of edges that are held at once while structures are listed.
+MAX_LISTED = 4_000_000
 
 
 class ExactPosterior(ABC):
@@ -45,7 +54,7 @@ class FactorisedPosterior(ExactPosterior):
         temperature: the joint is raised to the power 1 / temperature.
     """
 
-    def __init__(self, table: ReceiverTable, prior: StructureDistribution, temperature: float = 1.0) -> None:
+    def __init__(self, table: ReceiverTable, prior: EdgeDistribution, temperature: float = 1.0) -> None:
         self.num_edge_types = table.num_edge_types
         log_joint = (table.table + code_log_prior(prior)) / temperature  # [G, N, R]
         self.log_code = log_joint.log_softmax(-1)
@@ -75,7 +84,7 @@ class ListedPosterior(ExactPosterior):
     """A posterior over an explicit list of structures.
 
     Args:
-        structures: long ``[J, E]``, every structure that may have positive probability.
+        structures: long ``[J, E]``, every structure that may have positive probability, each once.
         log_joint: ``[G, J]``; -inf for structures that a group cannot have.
         num_edge_types: K.
     """
@@ -85,18 +94,26 @@ class ListedPosterior(ExactPosterior):
         self.log_weight = log_joint.log_softmax(-1)
         self.log_marginal = log_joint.logsumexp(-1)
         self.map_structure = structures[log_joint.argmax(-1)]
-        is_type = torch.nn.functional.one_hot(structures, num_edge_types).to(log_joint)  # [J, E, K]
-        self.edge_probability = torch.einsum("gj,jek->gek", self.log_weight.exp(), is_type)
-        self._place = num_edge_types ** torch.arange(structures.shape[-1], device=structures.device)
-        number = (structures * self._place).sum(-1)
-        self._sorted, self._order = number.sort()
+        weight = self.log_weight.exp()
+        by_type = [weight @ (structures == k).to(weight) for k in range(num_edge_types)]
+        self.edge_probability = torch.stack(by_type, dim=-1)
+        # Structures are found again by a random number of theirs; with 64 bits the first try has no repetition.
+        num_edges, attempt = structures.shape[-1], 0
+        while True:
+            place = torch.randint(2**62, (num_edges,), generator=generator(attempt, "number of a structure"))
+            self._place = place.to(structures.device)
+            self._sorted, self._order = (structures * self._place).sum(-1).sort()
+            if bool((self._sorted[1:] > self._sorted[:-1]).all()):
+                break
+            attempt += 1
 
     def log_prob(self, structure: Tensor) -> Tensor:
         number = (structure * self._place).sum(-1)  # [C, G]
         place = torch.searchsorted(self._sorted, number).clamp(max=len(self._sorted) - 1)
-        found = self._sorted[place] == number
+        place = self._order[place]
+        found = (self.structures[place] == structure).all(-1)
         group = torch.arange(number.shape[-1], device=number.device).expand_as(number)
-        log_prob = self.log_weight[group, self._order[place]]
+        log_prob = self.log_weight[group, place]
         return torch.where(found, log_prob, torch.full_like(log_prob, -torch.inf))
 
     def sample(self, stream: Stream, step: int = 0) -> Tensor:
@@ -105,8 +122,8 @@ class ListedPosterior(ExactPosterior):
         return self.structures[chosen]
 
 
-def code_log_prior(prior: StructureDistribution) -> Tensor:
-    """Log prior of every code of every receiver under an independent prior, ``[G, N, K ** (N - 1)]``."""
+def code_log_prior(prior: PairwiseDistribution) -> Tensor:
+    """What the log prior says of the incoming edges of each receiver, one by one: ``[G, N, K ** (N - 1)]``."""
     weight = prior.edge_log_weight().detach().double()  # [G, E, K]
     num_entities = edges.num_entities_of(weight.shape[-2])
     incoming = weight[:, edges.incoming_edges(num_entities).to(weight.device)]  # [G, N, N - 1, K]
@@ -116,28 +133,12 @@ def code_log_prior(prior: StructureDistribution) -> Tensor:
     return total
 
 
-def num_structures(prior: StructureDistribution) -> int:
-    """Number of structures in the support of the prior when no entity is padding."""
-    num_edges = prior.event_shape[0]
-    return int(prior.num_edge_types ** (num_edges // 2 if prior.tied else num_edges))
-
-
-def list_structures(prior: StructureDistribution) -> Tensor:
-    """Every structure in the support of the prior, long ``[J, E]``."""
-    num_edges = prior.event_shape[0]
-    num_free = num_edges // 2 if prior.tied else num_edges
-    place = prior.num_edge_types ** torch.arange(num_free - 1, -1, -1)
-    free = torch.arange(num_structures(prior))[:, None] // place % prior.num_edge_types  # [J, free]
-    if not prior.tied:
-        return free
-    return free[:, edges.pair_of_edge(edges.num_entities_of(num_edges))]
-
-
 def can_enumerate(likelihood: AbstractLikelihood, prior: StructureDistribution) -> bool:
     """Whether :func:`enumerate_posterior` can treat this posterior."""
-    if isinstance(likelihood, ReceiverTable) and not prior.tied:
+    if isinstance(likelihood, ReceiverTable) and prior.factorises:
         return True
-    return num_structures(prior) <= MAX_STRUCTURES
+    num_values, num_parts = prior.choices
+    return int(num_values**num_parts) <= MAX_STRUCTURES
 
 
 def enumerate_posterior(
@@ -153,21 +154,23 @@ def enumerate_posterior(
     Raises:
         ValueError: there are too many structures to list.
     """
-    if isinstance(likelihood, ReceiverTable) and not prior.tied:
+    if isinstance(likelihood, ReceiverTable) and isinstance(prior, EdgeDistribution) and prior.factorises:
         return FactorisedPosterior(likelihood, prior, temperature)
     if not can_enumerate(likelihood, prior):
-        free = prior.event_shape[0] // (2 if prior.tied else 1)
+        num_values, num_parts = prior.choices
         raise ValueError(
-            f"{prior.num_edge_types}^{free} structures are too many to list, at most {MAX_STRUCTURES}; "
-            "use method 'mcmc'"
+            f"{num_values}^{num_parts} structures are too many to list, at most {MAX_STRUCTURES}; use method 'mcmc'"
         )
-    structures = list_structures(prior).to(likelihood.edge_mask.device)
-    num_groups = prior.batch_shape[0]
+    structures = prior.list_structures()
+    num_groups, num_edges = likelihood.edge_mask.shape
+    # Groups with the same entities have the same prior.
+    masks, mask_of_group = prior.edge_mask.unique(dim=0, return_inverse=True)
+    per_mask = prior.with_edge_mask(masks)
     parts = []
-    for part in structures.split(max(1, 200_000 // max(1, num_groups))):
-        every = part[:, None, :].expand(-1, num_groups, -1)  # [J, G, E]
-        log_prior = prior.log_prob(every).detach().double()
-        parts.append(log_prior + likelihood.log_likelihood(every * likelihood.edge_mask))
+    for part in structures.split(max(1, MAX_LISTED // max(1, num_groups * num_edges))):
+        log_prior = per_mask.log_prob(part[:, None].expand(-1, len(masks), -1)).detach().double()
+        every = part[:, None] * likelihood.edge_mask  # [J, G, E]
+        parts.append(log_prior[:, mask_of_group] + likelihood.log_likelihood(every))
     log_joint = torch.cat(parts).T / temperature  # [G, J]
     return ListedPosterior(structures, log_joint, prior.num_edge_types)
 
@@ -180,9 +183,15 @@ def edge_conditionals(table: ReceiverTable, prior: StructureDistribution, struct
 
     Args:
         table: receiver log-likelihoods.
-        prior: prior of the G structures.
+        prior: prior of the G structures, not over labels.
         structure: long ``[C, G, E]``.
+
+    Raises:
+        ValueError: the prior is one over labels, where the other edges fix an edge.
     """
+    if isinstance(prior, ChargesDistribution):
+        raise ValueError("prior must leave each edge a choice given all others, found one over labels")
+    assert isinstance(prior, PairwiseDistribution)
     num_types, num_edges = table.num_edge_types, structure.shape[-1]
     num_entities = edges.num_entities_of(num_edges)
     device = structure.device
@@ -198,4 +207,9 @@ def edge_conditionals(table: ReceiverTable, prior: StructureDistribution, struct
     log_prior = prior.edge_log_weight().detach().double()
     if prior.tied:
         weight = weight + weight[..., edges.reverse_edges(num_entities).to(device), :]
+    if isinstance(prior, SparseDistribution):
+        interacts = structure > 0
+        others = interacts.sum(-1, keepdim=True) // 2 - interacts.long()  # interacting pairs beside each edge's own
+        number = others[..., None] + (torch.arange(num_types, device=device) > 0)  # [C, G, E, K]
+        log_prior = log_prior + prior.count_log_weight(number.flatten(-2)).reshape(number.shape)
     return (weight + log_prior).softmax(-1)

@@ -76,6 +76,7 @@ class StructureKernel(MCMCKernel):
 
     def setup(self, warmup_steps: int, scenes: Scenes, *args: Any, **kwargs: Any) -> None:
         """Prepare the likelihood of the scenes and reset every counter; called by ``MCMC`` before each chain."""
+        self.model.prior.check_closed()
         scenes = self.model.prepare(scenes)
         with torch.no_grad():
             prior = self.model.structure_prior(scenes)

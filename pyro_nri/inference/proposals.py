@@ -1,60 +1,24 @@
 """Moves on structures: what may change in one step, with the probability of the way there and of the way back."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pyro_nri.inference.exact import code_log_prior
+from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.metropolis import Latents, Move
+from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
+from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
 from pyro_nri.inference.streams import Stream, categorical
-from pyro_nri.model.priors import StructureDistribution
 from pyro_nri.model.receivers import ReceiverTable, code_types, codes_of
+from pyro_nri.model.structures import (
+    ChargesDistribution,
+    PairwiseDistribution,
+    SparseDistribution,
+    StructureDistribution,
+)
 from pyro_nri.scenes import edges
-
-
-class AbstractProposal(ABC):
-    """A kind of move on ``edge_type`` of G structures.
-
-    Attributes:
-        num_uniforms: uniforms that one move of one structure uses.
-        move_names: names of the kinds of move.
-        is_irreducible: whether repeating it reaches every structure with positive probability.
-    """
-
-    num_uniforms: int
-    move_names: tuple[str, ...]
-    is_irreducible: bool = True
-
-    @abstractmethod
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
-        """Propose new latents.
-
-        Args:
-            latents: ``edge_type`` long ``[C, G, E]``.
-            uniform: ``[C, G, num_uniforms]`` in [0, 1).
-            step: number of the step, for moves that take turns.
-            temperature: of the step, for moves that draw from a conditional of the target.
-        """
-
-
-class _Choice:
-    """Uniform choice among the existing members of each group's row of ``mask``, bool ``[G, M]``."""
-
-    def __init__(self, mask: Tensor) -> None:
-        self.count = mask.sum(-1)  # [G]
-        self.order = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)  # existing members first
-
-    def __call__(self, uniform: Tensor) -> Tensor:
-        """Member for each uniform ``[C, G]``, long ``[C, G]``."""
-        place = (uniform * self.count).long().minimum(self.count - 1)
-        return self.order.expand(len(uniform), -1, -1).gather(-1, place[..., None]).squeeze(-1)
-
-    def turn(self, step: int, num_chains: int) -> Tensor:
-        """The members in turn: number ``step``, long ``[C, G]``."""
-        place = (step % self.count)[:, None]
-        return self.order.gather(-1, place).squeeze(-1).expand(num_chains, -1)
 
 
 class UniformEdge(AbstractProposal):
@@ -69,14 +33,14 @@ class UniformEdge(AbstractProposal):
 
     def __init__(self, prior: StructureDistribution) -> None:
         self.num_edge_types = prior.num_edge_types
-        self.choose = _Choice(prior.edge_mask)
-        self.is_irreducible = not prior.tied
+        self.choose = Choice(prior.edge_mask)
+        self.is_irreducible = isinstance(prior, PairwiseDistribution) and not prior.tied
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
         structure = latents["edge_type"]
-        edge = self.choose(uniform[..., 0])[..., None]  # [C, G, 1]
-        shift = _shift(uniform[..., 1], self.num_edge_types)[..., None]
-        new = structure.scatter(-1, edge, (structure.gather(-1, edge) + shift) % self.num_edge_types)
+        edge = self.choose(uniform[..., 0], step)[..., None]  # [C, G, 1]
+        new = structure.gather(-1, edge) + shift(uniform[..., 1], self.num_edge_types)[..., None]
+        new = structure.scatter(-1, edge, new % self.num_edge_types)
         zero = torch.zeros_like(uniform[..., 0])
         return Move({"edge_type": new}, zero, zero, 0)
 
@@ -96,18 +60,19 @@ class UniformPair(AbstractProposal):
     def __init__(self, prior: StructureDistribution) -> None:
         self.num_edge_types = prior.num_edge_types
         self.tied = prior.tied
-        self.both = edges.pairs(edges.num_entities_of(prior.event_shape[0])).to(prior.edge_mask.device)
-        self.choose = _Choice(prior.edge_mask[:, self.both[:, 0]])
+        self.both = edges.pairs(prior.num_entities).to(prior.edge_mask.device)
+        self.choose = Choice(prior.edge_mask[:, self.both[:, 0]])
+        self.is_irreducible = isinstance(prior, PairwiseDistribution)
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
         structure, num_types = latents["edge_type"], self.num_edge_types
-        edge = self.both[self.choose(uniform[..., 0])]  # [C, G, 2]
+        edge = self.both[self.choose(uniform[..., 0], step)]  # [C, G, 2]
         old = structure.gather(-1, edge)
         if self.tied:
-            new = (old + _shift(uniform[..., 1], num_types)[..., None]) % num_types
+            new = (old + shift(uniform[..., 1], num_types)[..., None]) % num_types
         else:
             code = old[..., 0] * num_types + old[..., 1]
-            code = (code + _shift(uniform[..., 1], num_types**2)) % num_types**2
+            code = (code + shift(uniform[..., 1], num_types**2)) % num_types**2
             new = torch.stack([code // num_types, code % num_types], dim=-1)
         zero = torch.zeros_like(uniform[..., 0])
         return Move({"edge_type": structure.scatter(-1, edge, new)}, zero, zero, 0)
@@ -135,36 +100,21 @@ class ReceiverBlock(AbstractProposal):
     def __init__(
         self, prior: StructureDistribution, log_q: Tensor, *, floor: float = 0.05, scan: str = "random"
     ) -> None:
-        wanted = (*prior.batch_shape, *prior.event_shape, prior.num_edge_types)
-        if tuple(log_q.shape) != wanted:
-            raise ValueError(f"log_q must have shape {list(wanted)}, found {list(log_q.shape)}")
-        if not 0 <= floor <= 1:
-            raise ValueError(f"floor must be between 0 and 1, found {floor}")
-        if scan not in ("random", "turn"):
-            raise ValueError(f"scan must be 'random' or 'turn', found {scan!r}")
-        num_entities = edges.num_entities_of(prior.event_shape[0])
-        self.scan = scan
+        num_entities = prior.num_entities
         self.tied = prior.tied
         self.incoming = edges.incoming_edges(num_entities).to(log_q.device)  # [N, N - 1]
         self.reverse = edges.reverse_edges(num_entities).to(log_q.device)
-        self.choose = _Choice(_entity_mask(prior.edge_mask))
-        log_q = log_q.detach().double()
-        if self.tied:
-            log_q = (log_q + log_q[:, self.reverse]) / 2
-        probability = (1 - floor) * log_q.softmax(-1) + floor / prior.num_edge_types
-        absent = torch.zeros_like(probability)
-        absent[..., 0] = 1
-        self.probability = torch.where(prior.edge_mask[..., None], probability, absent)  # [G, E, K]
+        self.choose = Choice(entity_mask(prior.edge_mask), scan)
+        self.probability = proposed_probability(prior, log_q, floor)  # [G, E, K]
         self.log_q = self.probability.log()
         self.num_uniforms = num_entities
-        self.is_irreducible = floor > 0
+        self.is_irreducible = floor > 0 and isinstance(prior, PairwiseDistribution)
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
         structure = latents["edge_type"]
-        num_chains, num_groups, _ = structure.shape
-        receiver = self.choose(uniform[..., 0]) if self.scan == "random" else self.choose.turn(step, num_chains)
+        receiver = self.choose(uniform[..., 0], step)
         edge = self.incoming[receiver]  # [C, G, N - 1]
-        group = torch.arange(num_groups, device=edge.device)[:, None]
+        group = torch.arange(structure.shape[1], device=edge.device)[:, None]
         new = categorical(self.probability[group, edge], uniform[..., 1:])
         log_q = self.log_q[group, edge]  # [C, G, N - 1, K]
         log_forward = log_q.gather(-1, new[..., None]).sum((-2, -1))
@@ -178,27 +128,27 @@ class ReceiverBlock(AbstractProposal):
 class ExactReceiver(AbstractProposal):
     """All incoming edges of one receiver from their exact conditional given all other edges (a Gibbs block).
 
-    Under a tied prior the outgoing edges follow, and the conditional counts what they do to the other receivers.
+    Under a tied prior the outgoing edges follow, and the conditional counts what they do to the other receivers; under
+    a sparse one it counts the interacting pairs among the others too.
 
     Args:
-        prior: prior of the G structures.
+        prior: prior of the G structures, not over labels.
         table: receiver log-likelihoods.
         scan: "random" receiver, or receivers in "turn".
 
     Raises:
-        ValueError: ``scan`` is unknown.
+        ValueError: the prior is one over labels, or ``scan`` is unknown.
     """
 
     num_uniforms = 2
     move_names = ("exact_receiver",)
 
     def __init__(self, prior: StructureDistribution, table: ReceiverTable, *, scan: str = "random") -> None:
-        if scan not in ("random", "turn"):
-            raise ValueError(f"scan must be 'random' or 'turn', found {scan!r}")
+        if not isinstance(prior, PairwiseDistribution):
+            raise ValueError("prior must leave a receiver's edges a choice given all others, found one over labels")
         num_types = table.num_edge_types
         num_entities = table.table.shape[1]
         device = table.table.device
-        self.scan = scan
         self.tied = prior.tied
         self.num_edge_types = num_types
         self.table = table.table
@@ -206,7 +156,7 @@ class ExactReceiver(AbstractProposal):
         self.types = code_types(num_types, num_entities).to(device)  # [R, N - 1]
         self.incoming = edges.incoming_edges(num_entities).to(device)
         self.reverse = edges.reverse_edges(num_entities).to(device)
-        self.choose = _Choice(_entity_mask(prior.edge_mask))
+        self.choose = Choice(entity_mask(prior.edge_mask), scan)
         # For each receiver: who its senders are, and the place value of its own edge in each sender's code.
         self.other = edges.senders(num_entities).to(device)[self.incoming]  # [N, N - 1]
         digit = (
@@ -214,19 +164,28 @@ class ExactReceiver(AbstractProposal):
             - (torch.arange(num_entities, device=device)[:, None] > self.other).long()
         )
         self.place = num_types ** (num_entities - 2 - digit)  # [N, N - 1]
+        self.log_number: Tensor | None = None  # log prior of each number of interacting pairs, [G, E / 2 + 1]
+        if isinstance(prior, SparseDistribution):
+            number = torch.arange(prior.event_shape[0] // 2 + 1, device=device).expand(*prior.batch_shape, -1)
+            self.log_number = prior.count_log_weight(number)
+            self.num_interacting = (self.types > 0).sum(-1)  # of each code, [R]
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
         structure = latents["edge_type"]
         num_chains, num_groups, _ = structure.shape
-        receiver = self.choose(uniform[..., 0]) if self.scan == "random" else self.choose.turn(step, num_chains)
+        receiver = self.choose(uniform[..., 0], step)
         group = torch.arange(num_groups, device=structure.device)
         log_weight = self.log_code[group, receiver]  # [C, G, R]
         codes = codes_of(structure, self.num_edge_types)  # [C, G, N]
         if self.tied:
             log_weight = log_weight + self._outgoing(structure, codes, receiver, group)
+        edge = self.incoming[receiver]  # [C, G, N - 1]
+        if self.log_number is not None:
+            others = (structure > 0).sum(-1) // 2 - (structure.gather(-1, edge) > 0).sum(-1)  # [C, G]
+            number = others[..., None] + self.num_interacting  # [C, G, R]
+            log_weight = log_weight + self.log_number.expand(num_chains, -1, -1).gather(-1, number)
         log_prob = (log_weight / temperature).log_softmax(-1)
         code = categorical(log_prob.exp(), uniform[..., 1])
-        edge = self.incoming[receiver]  # [C, G, N - 1]
         moved = structure.scatter(-1, edge, self.types[code])
         if self.tied:
             moved = moved.scatter(-1, self.reverse[edge], self.types[code])
@@ -287,17 +246,6 @@ class Mixture(AbstractProposal):
         return min(int(torch.searchsorted(self.cumulative, self.stream.shared_uniform(step), right=True)), last)
 
 
-def _shift(uniform: Tensor, num_values: int) -> Tensor:
-    """A step of 1 to ``num_values - 1``, uniform, that leads from a value to another one; 0 where there is no other."""
-    others = num_values - 1
-    return (1 + (uniform * others).long().clamp(max=max(others - 1, 0))) * int(others > 0)
-
-
-def _entity_mask(edge_mask: Tensor) -> Tensor:
-    """Which entities have an edge, bool ``[G, N]``."""
-    return edges.to_matrix(edge_mask).any(-1)
-
-
 def make_proposal(
     name: str,
     prior: StructureDistribution,
@@ -306,11 +254,12 @@ def make_proposal(
     log_q: Tensor | None = None,
     seed: int = 0,
 ) -> AbstractProposal:
-    """A mixture of moves by name; each has a share of uniform moves.
+    """A mixture of moves by name; each has a share of uniform moves and reaches every structure of the prior.
 
     Args:
-        name: "uniform" (single edges and pairs; pairs alone under a tied prior), "neural" (receiver blocks from an
-            encoder, in turn), "exact" (exact receiver blocks, in turn), or "auto": all of these that can be had.
+        name: "uniform" (single edges and pairs; pairs alone under a tied prior; one label, and sometimes a draw of the
+            prior, under one over labels), "neural" (receiver blocks or labels from an encoder, in turn), "exact"
+            (exact receiver blocks or labels, in turn), or "auto": all of these that can be had.
         prior: prior of the G structures.
         table: receiver log-likelihoods, for "exact".
         log_q: an encoder's log probabilities, ``[G, E, K]``, for "neural".
@@ -321,15 +270,25 @@ def make_proposal(
     """
     if name not in ("auto", "uniform", "neural", "exact"):
         raise ValueError(f"proposal must be auto, uniform, neural or exact, found {name!r}")
-    moves: list[tuple[AbstractProposal, float]] = [(UniformPair(prior), 1.0)]
-    if not prior.tied:
-        moves.append((UniformEdge(prior), 1.0))
     if name == "exact" and table is None:
-        raise ValueError("exact receiver blocks need a receiver table, and this likelihood has none")
+        raise ValueError("exact blocks need a receiver table, and this likelihood has none")
     if name == "neural" and log_q is None:
         raise ValueError("the neural proposal needs an encoder, and the model has none")
-    if name in ("auto", "exact") and table is not None:
-        moves.append((ExactReceiver(prior, table, scan="turn"), 3.0))
-    if name in ("auto", "neural") and log_q is not None:
-        moves.append((ReceiverBlock(prior, log_q, scan="turn"), 1.0 if name == "auto" else 3.0))
+    exact = table if name in ("auto", "exact") else None
+    learned = log_q if name in ("auto", "neural") else None
+    moves: list[tuple[AbstractProposal, float]] = []
+    if isinstance(prior, ChargesDistribution):
+        moves += [(UniformLabel(prior), 1.0), (PriorDraw(prior), 0.1)]
+        if exact is not None:
+            moves.append((ExactLabel(prior, exact, scan="turn"), 3.0))
+        if learned is not None:
+            moves.append((LabelBlock(prior, learned, scan="turn"), 1.0 if name == "auto" else 3.0))
+    else:
+        moves.append((UniformPair(prior), 1.0))
+        if not prior.tied:
+            moves.append((UniformEdge(prior), 1.0))
+        if exact is not None:
+            moves.append((ExactReceiver(prior, exact, scan="turn"), 3.0))
+        if learned is not None:
+            moves.append((ReceiverBlock(prior, learned, scan="turn"), 1.0 if name == "auto" else 3.0))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

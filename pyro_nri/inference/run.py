@@ -17,9 +17,9 @@ from pyro_nri.inference.proposals import make_proposal
 from pyro_nri.inference.schedules import geometric
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
-from pyro_nri.model.priors import StructureDistribution
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
+from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
 METHODS = ("auto", "exact", "mcmc")
@@ -73,7 +73,8 @@ def infer(
         Draws; ``complete`` is False if a run of a single shard was interrupted from the keyboard.
 
     Raises:
-        ValueError: an argument is out of range, the posterior cannot be enumerated, or ``resume`` is of another run.
+        ValueError: an argument is out of range, the model's prior is open, the posterior cannot be enumerated, or
+            ``resume`` is of another run.
 
     Example:
         >>> from pyro_nri.model.spec import ModelSpec, build_model
@@ -92,6 +93,7 @@ def infer(
         raise ValueError(f"num_warmup must be 0 or more, found {num_warmup}")
     if start_temperature < 1:
         raise ValueError(f"start_temperature must be at least 1, found {start_temperature}")
+    model.prior.check_closed()
     arguments: dict[str, Any] = {
         "encoder": encoder,
         "proposal": proposal,

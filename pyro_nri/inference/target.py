@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from pyro_nri.inference.metropolis import Latents, Score, State
-from pyro_nri.model.priors import StructureDistribution
 from pyro_nri.model.receivers import AbstractLikelihood
+from pyro_nri.model.structures import StructureDistribution
 
 
 class StructureTarget:

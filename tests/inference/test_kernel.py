@@ -17,13 +17,15 @@ def run(kernel, scenes, num_samples=12, warmup_steps=0):
     return mcmc
 
 
-@pytest.mark.parametrize("prior", ["independent", "symmetric"])
+@pytest.mark.parametrize("prior", ["independent", "symmetric", "sparse", "charges"])
 @pytest.mark.parametrize("num_warmup", [0, 1, 15])
 @pytest.mark.parametrize(
     "options", [{"proposal": "uniform"}, {"proposal": "neural"}, {"proposal": "exact"}, {"cache": "messages"}, {}]
 )
 def test_same_draws_as_infer(make_model, make_scenes, make_encoder, prior, num_warmup, options):
     model, scenes = make_model(prior=prior), make_scenes(padded=[1])
+    if prior == "charges":
+        model.prior.set_table(torch.tensor([[1, 0], [0, 1]]))
     encoder = make_encoder() if options.get("proposal") == "neural" else None
     both = {"encoder": encoder, "num_chains": 3, "seed": 5, "start_temperature": 7.0, **options}
     mcmc = run(StructureKernel(model, **both), scenes, 12, num_warmup)
@@ -112,6 +114,11 @@ def test_logging_is_plain_and_diagnostics_a_dict(make_model, make_scenes):
 def test_sample_before_setup(make_model):
     with pytest.raises(ValueError, match="setup must be called with scenes before sample"):
         StructureKernel(make_model(), seed=0).sample({})
+
+
+def test_open_priors_are_refused(make_model, make_scenes):
+    with pytest.raises(ValueError, match="the prior is open: training did not choose its table"):
+        StructureKernel(make_model(prior="charges"), seed=0).setup(0, make_scenes())
 
 
 def test_no_global_random_numbers(make_model, make_scenes):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.proposals import (
     ExactReceiver,
     Mixture,
@@ -22,10 +23,14 @@ PAIRS = [(i, j) for i in range(4) for j in range(4) if i != j]
 #: Three groups of four entities: all, without entity 1, only 0 and 3.
 PRESENT = [[True] * 4, [True, False, True, True], [True, False, False, True]]
 MASK = torch.tensor([[p[i] and p[j] for i, j in PAIRS] for p in PRESENT])
+TABLES = {1: torch.zeros(2, 2).long(), 2: torch.tensor([[1, 0], [0, 1]]), 3: torch.tensor([[1, 0], [2, 1]])}
 
 
 def prior(name="independent", num_types=2):
-    return make_prior(name, num_types).double()(MASK)
+    made = make_prior(name, num_types).double()
+    if name == "charges":
+        made.set_table(TABLES[num_types])
+    return made(MASK)
 
 
 def make(kind, name="independent", num_types=2, scan="random"):
@@ -38,6 +43,10 @@ def make(kind, name="independent", num_types=2, scan="random"):
         "pair": lambda: UniformPair(made),
         "block": lambda: ReceiverBlock(made, log_q, scan=scan),
         "exact": lambda: ExactReceiver(made, table, scan=scan),
+        "label": lambda: UniformLabel(made),
+        "draw": lambda: PriorDraw(made),
+        "label_block": lambda: LabelBlock(made, log_q, scan=scan),
+        "exact_label": lambda: ExactLabel(made, table, scan=scan),
     }[kind]()
 
 
@@ -54,6 +63,8 @@ def start(name, num_types=2, num_chains=3000):
 
 CASES = [*itertools.product(["edge", "pair", "block", "exact"], ["independent"]), ("pair", "symmetric")]
 CASES += [("block", "symmetric"), ("exact", "symmetric")]
+CASES += [("pair", "sparse"), ("block", "sparse"), ("exact", "sparse")]
+CASES += [("label", "charges"), ("draw", "charges"), ("label_block", "charges"), ("exact_label", "charges")]
 
 
 @pytest.mark.statistical
@@ -73,7 +84,7 @@ def test_padded_edges_never_change_and_all_others_do(kind, name, num_types):
 
 @pytest.mark.statistical
 def test_uniform_moves_are_uniform_over_what_exists():
-    for kind, name in (("edge", "independent"), ("pair", "independent"), ("pair", "symmetric")):
+    for kind, name in (("edge", "independent"), ("pair", "independent"), ("pair", "symmetric"), ("pair", "sparse")):
         before = start(name, 3)
         after = propose(make(kind, name, 3), before).latents["edge_type"]
         for g in range(3):
@@ -89,8 +100,11 @@ def test_uniform_moves_are_uniform_over_what_exists():
                 assert stats.chisquare(counts).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["block", "exact"])
-@pytest.mark.parametrize("name", ["independent", "symmetric"])
+TURNS = list(itertools.product(["block", "exact"], ["independent", "symmetric", "sparse"]))
+TURNS += [("label_block", "charges"), ("exact_label", "charges")]
+
+
+@pytest.mark.parametrize(("kind", "name"), TURNS)
 def test_turns_visit_the_entities_that_exist(kind, name):
     """Step s moves the incoming edges of the (s mod number)-th present entity (and, tied, their opposites)."""
     proposal, before = make(kind, name, scan="turn"), start(name)
@@ -101,13 +115,15 @@ def test_turns_visit_the_entities_that_exist(kind, name):
             receiver = there[step % len(there)]
             touched = {PAIRS[e] for e in changed[:, g].any(0).nonzero().flatten().tolist()}
             wanted = {(i, receiver) for i in there if i != receiver}
-            if name == "symmetric":
+            if name != "independent":
                 wanted |= {(j, i) for i, j in wanted}
             assert touched == wanted
 
 
 def test_one_type_leaves_nothing_to_move():
     for kind, name in CASES:
+        if name == "sparse":
+            continue  # has two types at least
         before = torch.zeros(5, 3, 12, dtype=torch.long)
         assert not propose(make(kind, name, 1), before).latents["edge_type"].any()
 
@@ -140,6 +156,17 @@ def test_what_reaches_every_structure():
     Mixture([ReceiverBlock(prior(), log_q, floor=0.0), UniformEdge(prior())])
 
 
+def test_edges_alone_reach_nothing_under_labels():
+    """Another type of one edge or pair, or of a receiver's edges at will, fits no labels."""
+    made, log_q = prior("charges"), torch.zeros(3, 12, 2).double()
+    lost = [UniformEdge(made), UniformPair(made), ReceiverBlock(made, log_q), LabelBlock(made, log_q, floor=0.0)]
+    assert not any(proposal.is_irreducible for proposal in lost)
+    with pytest.raises(ValueError, match="no proposal reaches every structure"):
+        Mixture(lost)
+    for proposal in (UniformLabel(made), PriorDraw(made), LabelBlock(made, log_q)):
+        assert proposal.is_irreducible
+
+
 def test_mixture_bookkeeping():
     inner = Mixture([make("edge"), make("pair")], seed=1)
     mixture = Mixture([make("block"), inner, make("exact")], [1.0, 2.0, 3.0], seed=2)
@@ -165,6 +192,8 @@ def test_bad_arguments():
         ReceiverBlock(prior(), log_q, scan="zigzag")
     with pytest.raises(ValueError, match="scan must be 'random' or 'turn', found 'zigzag'"):
         ExactReceiver(prior(), table, scan="zigzag")
+    with pytest.raises(ValueError, match=r"prior must leave a receiver's edges a choice.*found one over labels"):
+        ExactReceiver(prior("charges"), table)
     with pytest.raises(ValueError, match="proposals is empty"):
         Mixture([])
     for weights in ([1.0], [1.0, 0.0]):
@@ -172,10 +201,16 @@ def test_bad_arguments():
             Mixture([make("edge"), make("pair")], weights)
 
 
-@pytest.mark.parametrize("name", ["independent", "symmetric"])
+@pytest.mark.parametrize("name", ["independent", "symmetric", "sparse", "charges"])
 def test_names(name):
     log_q, table = torch.zeros(3, 12, 2).double(), ReceiverTable(torch.zeros(3, 4, 8).double(), 2, MASK)
-    single = {"uniform_pair"} if name == "symmetric" else {"uniform_edge", "uniform_pair"}
+    single = {
+        "independent": {"uniform_edge", "uniform_pair"},
+        "symmetric": {"uniform_pair"},
+        "sparse": {"uniform_pair"},
+        "charges": {"uniform_label", "prior_draw"},
+    }[name]
+    block, exact = ("label_block", "exact_label") if name == "charges" else ("receiver_block", "exact_receiver")
     made = prior(name)
 
     def moves(kind, **options):
@@ -184,11 +219,11 @@ def test_names(name):
         return set(names)
 
     assert moves("uniform") == moves("uniform", table=table, log_q=log_q) == single
-    assert moves("neural", log_q=log_q) == moves("neural", table=table, log_q=log_q) == {"receiver_block"} | single
-    assert moves("exact", table=table) == moves("exact", table=table, log_q=log_q) == {"exact_receiver"} | single
+    assert moves("neural", log_q=log_q) == moves("neural", table=table, log_q=log_q) == {block} | single
+    assert moves("exact", table=table) == moves("exact", table=table, log_q=log_q) == {exact} | single
     assert moves("auto") == single
-    assert moves("auto", log_q=log_q) == {"receiver_block"} | single
-    assert "exact_receiver" in moves("auto", table=table, log_q=log_q)
+    assert moves("auto", log_q=log_q) == {block} | single
+    assert exact in moves("auto", table=table, log_q=log_q)
     with pytest.raises(ValueError, match="needs an encoder"):
         make_proposal("neural", made)
     with pytest.raises(ValueError, match="need a receiver table"):
