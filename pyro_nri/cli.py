@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -69,6 +69,12 @@ def _number(
     return read
 
 
+def _boundary(text: str) -> str | float:
+    if text in ("estimate", "none"):
+        return text
+    return cast(float, _number(float, 0, open_low=True)(text))
+
+
 _COUNT = _number(int, 1)
 _POSITIVE = _number(float, 0, open_low=True)
 _MAX_EDGE_TYPES = 127  # files hold types in one byte
@@ -93,12 +99,15 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("simulate", "simulate scenes after the protocol of NRI, with the truth")
-    sub.add_argument("system", choices=["springs", "charged"])
+    sub.add_argument("system", choices=["springs", "charged", "kuramoto"])
     sub.add_argument("--num-scenes", type=_COUNT, required=True)
     sub.add_argument("--num-entities", type=_number(int, 2), default=5)
     sub.add_argument("--num-frames", type=_number(int, 2), default=49)
     sub.add_argument(
-        "--frame-spacing", type=_COUNT, default=100, help="simulation sub-steps of 0.001 between two frames"
+        "--frame-spacing",
+        type=_COUNT,
+        metavar="SUBSTEPS",
+        help="simulation sub-steps between two frames (default: 100 of 0.001 for particles, 10 of 0.01 for kuramoto)",
     )
     sub.add_argument("--measurement-noise", type=_number(float, 0), default=0.0, metavar="SD", help="raw units")
     sub.add_argument("--seed", type=_number(int, 0), required=True)
@@ -107,9 +116,28 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("train", "learn modules from scenes without knowing their structures (BounceGrad)")
     _scene_arguments(sub)
     sub.add_argument("--num-edge-types", type=_number(int, 1, _MAX_EDGE_TYPES), required=True, metavar="K")
-    sub.add_argument("--dynamics", choices=["message-passing"], default="message-passing")
-    sub.add_argument("--prior", choices=["independent", "symmetric"], default="independent")
-    sub.add_argument("--noise", choices=["normal", "student-t"], default="student-t")
+    sub.add_argument(
+        "--dynamics",
+        choices=["message-passing", "pair-forces"],
+        default="message-passing",
+        help="networks that assume no physics, or learned forces along the separation",
+    )
+    sub.add_argument("--prior", choices=["independent", "symmetric", "charges", "sparse"], default="independent")
+    sub.add_argument(
+        "--noise",
+        choices=["normal", "student-t", "geometric"],
+        help="default: geometric for pair forces between particles, else student-t",
+    )
+    sub.add_argument(
+        "--boundary",
+        type=_boundary,
+        default="estimate",
+        metavar="{estimate,none,DISTANCE}",
+        help="pair forces: walls that entities bounce off",
+    )
+    sub.add_argument(
+        "--num-substeps", type=_COUNT, default=20, help="pair forces: sub-steps of the integrator in a frame"
+    )
     sub.add_argument("--no-interaction", action="store_true", help="type 0 means no interaction and sends no message")
     sub.add_argument("--preset", choices=["small", "paper"], default="small", help="size of the networks")
     sub.add_argument(
@@ -122,10 +150,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--search-frames", type=frame_range, metavar="A:B", help="frames on which structures are searched")
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to train on, half-open")
     sub.add_argument("--batch-size", type=_COUNT, default=16)
-    sub.add_argument("--learning-rate", type=_POSITIVE, default=3e-3)
+    sub.add_argument("--learning-rate", type=_POSITIVE, help="default: 0.003, for pair forces 0.005")
     length = sub.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_POSITIVE, metavar="M", help="train by the clock")
-    length.add_argument("--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600)")
+    length.add_argument("--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 300)")
     sub.add_argument(
         "--resume", action="store_true", help="go on from what an interrupted run of the same command kept"
     )
@@ -205,6 +233,12 @@ def _reading_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--missing", choices=["error", "mask"], default="error", help="what an empty state in a table means"
+    )
+    parser.add_argument(
+        "--velocities",
+        choices=["observed", "finite-differences"],
+        default="observed",
+        help="finite-differences: make velocities of positions that come without",
     )
     parser.add_argument("--time-step", type=_POSITIVE, metavar="DT", help="time between two frames of a table or array")
 

@@ -32,6 +32,7 @@ from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate as run_simulate
+from pyro_nri.scenes.velocities import with_velocities
 
 SECONDS_BETWEEN_SAVES = 20.0
 # Arguments of train that may change when it goes on.
@@ -58,6 +59,8 @@ def _read(arguments: argparse.Namespace, source: str) -> Scenes:
         kind=arguments.kind,
         missing=arguments.missing,
     )
+    if arguments.velocities == "finite-differences":
+        scenes = with_velocities(scenes)
     return scenes.share_structure(share) if share in ("none", "all") else scenes
 
 
@@ -118,10 +121,12 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         dynamics=arguments.dynamics,
         preset=arguments.preset,
         prior=arguments.prior,
-        noise=arguments.noise.replace("-", "_"),
+        noise=(arguments.noise or "").replace("-", "_"),
         horizon=arguments.horizon,
         no_interaction=arguments.no_interaction,
         num_entity_kinds=kinds,
+        boundary=arguments.boundary,
+        num_substeps=arguments.num_substeps,
     )
     choices = {name: value for name, value in vars(arguments).items() if name not in _NO_CHOICES}
     unfinished = Path(arguments.out + ".unfinished")
@@ -153,7 +158,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             show_progress=not arguments.quiet,
             inner=arguments.inner,
             batch_size=arguments.batch_size,
-            learning_rate=arguments.learning_rate,
+            **({} if arguments.learning_rate is None else {"learning_rate": arguments.learning_rate}),
             search_frames=arguments.search_frames,
             structure=_true_structure(scenes) if arguments.edges == "given" else None,
         )

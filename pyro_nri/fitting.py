@@ -7,12 +7,18 @@ from typing import Any
 import torch
 
 from pyro_nri.learning.bouncegrad import BounceGrad
+from pyro_nri.learning.calibration import calibrate
 from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
+from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.align import fit_alignment
 from pyro_nri.scenes.scenes import Scenes
 
-DEFAULT_STEPS = 600
+#: Gradient steps and learning rate by default.
+DEFAULT_STEPS = {"message-passing": 600, "pair-forces": 300}
+LEARNING_RATE = {"message-passing": 3e-3, "pair-forces": 5e-3}
+#: Share of the time that laws of pair forces are learned by gradient; the rest is for their closed form.
+NEURAL_SHARE = 0.4
 
 
 def fit(
@@ -37,7 +43,7 @@ def fit(
             true one (``alignment``); learning and inference never look at it.
         num_edge_types: K; the other choices of the model are then the defaults of :class:`ModelSpec`.
         spec: all choices of the model, in place of ``num_edge_types``.
-        num_steps: length of the training in gradient steps; 600 by default.
+        num_steps: length of the training in gradient steps; by default 600, for pair forces 300.
         minutes: length by the clock instead.
         seed: fixes all random numbers.
         resume: what ``save`` was given in an interrupted run of the same call.
@@ -66,13 +72,20 @@ def fit(
         kinds = 1 if scenes.entity_kind is None else int(scenes.entity_kind.max()) + 1
         spec = ModelSpec(num_edge_types=num_edge_types, state_names=scenes.state_names, num_entity_kinds=kinds)
     if num_steps is None:
-        num_steps = DEFAULT_STEPS if minutes is None else 10**9
+        num_steps = DEFAULT_STEPS.get(spec.dynamics, 600) if minutes is None else 10**9
     checkpoint = copy.deepcopy(_checked(resume, spec, seed)) if resume is not None else _new(scenes, spec, seed)
     model, encoder = checkpoint.model.to(device), checkpoint.encoder
     if encoder is not None:
         encoder.to(device)
+    fits_laws = spec.dynamics == "pair-forces" and spec.horizon == 1
     trainer = BounceGrad(
-        model, scenes, encoder=encoder, num_steps=num_steps, minutes=minutes, seed=seed, **{"batch_size": 16, **options}
+        model,
+        scenes,
+        encoder=encoder,
+        num_steps=num_steps,
+        minutes=None if minutes is None else minutes * (NEURAL_SHARE if fits_laws else 1),
+        seed=seed,
+        **{"batch_size": 16, "learning_rate": LEARNING_RATE[spec.dynamics], **options},
     )
     if checkpoint.trainer is not None:
         trainer.load_state_dict(checkpoint.trainer)
@@ -95,6 +108,12 @@ def fit(
     keep(trainer)  # an output that cannot be written is found out before the work, not after
     history = trainer.run(show_progress=show_progress, save=keep, save_every=save_every)
     checkpoint.trainer = None
+    if fits_laws:
+        given = trainer.structure if trainer.inner == "given" else None
+        law_fit = fit_laws(model, scenes, structure=given, seed=seed, show_progress=show_progress)
+        calibrate(model, law_fit.scenes, law_fit.structure, seed=seed)
+        checkpoint.training["median_residual"] = law_fit.median_residual
+        checkpoint.training["laws_seconds"] = law_fit.seconds
     if history:
         checkpoint.training["loss"] = sum(losses.module_loss for losses in history[-20:]) / len(history[-20:])
     if scenes.edge_type is not None:

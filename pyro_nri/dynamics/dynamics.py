@@ -13,18 +13,21 @@ from pyro_nri.scenes.scenes import Scenes
 class AbstractDynamics(nn.Module, ABC):
     """Edge and node modules composed by a structure (paper, section 3.1).
 
-    One frame is: a message for each edge, summed over the senders of each receiver, then an update of each receiver.
-    States are in raw units outside; a family scales inside.
+    One frame is ``num_substeps`` times: a message for each edge, summed over the senders of each receiver, then an
+    update of each receiver. States are in raw units outside; a family scales inside.
 
     Attributes:
         num_edge_types: K.
         state_size: D.
         num_entity_kinds: number of node modules.
+        num_substeps: rounds of messages in one frame. With one round, what an entity does in a frame depends on its own
+            incoming edges alone, and a likelihood factorises over receivers.
     """
 
     num_edge_types: int
     state_size: int
     num_entity_kinds: int
+    num_substeps: int = 1
 
     @abstractmethod
     def fit_scaling(self, scenes: Scenes) -> None:
@@ -44,7 +47,7 @@ class AbstractDynamics(nn.Module, ABC):
 
     @abstractmethod
     def update(self, state: Tensor, summed: Tensor, entity_kind: Tensor | None = None) -> Tensor:
-        """Next state of each entity from its state and the sum of its incoming messages.
+        """State of each entity after one round, from its state and the sum of its incoming messages.
 
         Args:
             state: ``[*batch, D]``, raw units.
@@ -76,13 +79,15 @@ class AbstractDynamics(nn.Module, ABC):
             Next state ``[*batch, N, D]``.
         """
         batch = torch.broadcast_shapes(state.shape[:-2], structure.shape[:-1])
-        if math.prod(batch) == math.prod(state.shape[:-2]):
-            messages = self.messages(state.expand(*batch, -1, -1), structure.expand(*batch, -1))
-        else:  # several structures for one state: all messages once, then a choice for each structure
-            messages = choose_messages(self.messages(state), structure)
-        if edge_mask is not None:
-            messages = messages * edge_mask[..., None]
-        return self.update(state, sum_messages(messages), entity_kind)
+        for _ in range(self.num_substeps):
+            if math.prod(batch) == math.prod(state.shape[:-2]):
+                messages = self.messages(state.expand(*batch, -1, -1), structure.expand(*batch, -1))
+            else:  # several structures for one state: all messages once, then a choice for each structure
+                messages = choose_messages(self.messages(state), structure)
+            if edge_mask is not None:
+                messages = messages * edge_mask[..., None]
+            state = self.update(state, sum_messages(messages), entity_kind)
+        return state
 
 
 def choose_messages(messages: Tensor, structure: Tensor) -> Tensor:

@@ -11,16 +11,21 @@ from tqdm import tqdm
 
 from pyro_nri.inference import metropolis
 from pyro_nri.inference.encoder import Encoder, log_q
+from pyro_nri.inference.evidence import choose_table
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.metropolis import Latents
 from pyro_nri.inference.proposals import AbstractProposal, Mixture, ReceiverBlock, UniformEdge, UniformPair
 from pyro_nri.inference.schedules import AdaptiveTemperature, falling_target, geometric
 from pyro_nri.inference.streams import Stream, generator, keys
 from pyro_nri.inference.target import StructureTarget
+from pyro_nri.learning.objectives import AbstractObjective, ForwardObjective, ImpulseObjective
+from pyro_nri.model.priors import ChargesPrior
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes.scenes import Scenes
 
+#: Structures that say which table of types by labels fits; more cost time and change nothing.
+MAX_GROUPS_FOR_TABLE = 200
 #: Receiver tables with more entries than this for one scene are not made at every step.
 MAX_CODES = 1500
 
@@ -107,6 +112,12 @@ class BounceGrad:
         self.encoder = encoder
         self.scenes = model.prepare(scenes)
         self.search_scenes = self.scenes.frames(*search_frames) if search_frames else self.scenes
+        self.objective: AbstractObjective
+        if model.impulse_noise is None or model.horizon > 1:
+            self.objective = ForwardObjective(model, self.search_scenes, self.scenes)
+        else:  # raw scenes: impulses are differences, which need all digits
+            search = scenes.frames(*search_frames) if search_frames else scenes
+            self.objective = ImpulseObjective(model, search, scenes)
         self.groups = [[] for _ in range(scenes.num_groups)]  # type: list[list[int]]
         for scene, group in enumerate(scenes.group_index.tolist()):
             self.groups[group].append(scene)
@@ -141,6 +152,8 @@ class BounceGrad:
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Modules, and the few numbers of noise and prior, which must keep pace with them: ten times their rate."""
         few = [*self.model.noise.parameters(), *self.model.prior.parameters()]
+        if self.model.impulse_noise is not None:
+            few += list(self.model.impulse_noise.parameters())
         groups = [(list(self.model.dynamics.parameters()), 1.0), (few, 10.0)]
         return [{"params": [p for p in params if p.requires_grad], "rate": rate} for params, rate in groups]
 
@@ -194,28 +207,39 @@ class BounceGrad:
         if batch is None:
             batch = self.batch()
         members = [scene for group in batch.tolist() for scene in self.groups[group]]
-        search, scoring = self.search_scenes[members], self.scenes[members]
+        search = self.search_scenes[members]
         stream = Stream(self.seed, self.keys[batch], 1).child("search")
-        structure, temperature, acceptance = self._search(search, batch, stream)
+        if self.model.prior.is_open and self.progress >= 1 / 4:
+            self._close_prior()
+        structure, temperature, acceptance = self._search(members, batch, stream)
         self.structure[batch] = structure
         self.visited_at[batch] = self.num_done
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2
-        module_loss = self._module_step(scoring, structure, rate)
+        module_loss = self._module_step(members, structure, rate)
         encoder_loss = self._encoder_step(self._random_window(search), structure, rate)
         self.num_done += 1
         self.seconds += time.monotonic() - started
         return Losses(module_loss, encoder_loss, temperature, acceptance)
 
-    def _search(self, scenes: Scenes, batch: Tensor, stream: Stream) -> tuple[Tensor, float, float]:
+    def _close_prior(self) -> None:
+        """Fix what a prior leaves open until modules tell types apart: the table of types by labels."""
+        members = [scene for group in self.groups[:MAX_GROUPS_FOR_TABLE] for scene in group]
+        likelihood = self.objective.likelihood(members, "table" if self._few_codes() else "auto")
+        prior: ChargesPrior = self.model.prior
+        prior.set_table(choose_table(prior, likelihood, likelihood.edge_mask)[0])
+
+    def _search(self, members: list[int], batch: Tensor, stream: Stream) -> tuple[Tensor, float, float]:
         if self.inner == "given":
             return self.structure[batch], 1.0, 1.0
+        scenes = self.search_scenes[members]
         prior = self.model.structure_prior(scenes)
         if self.inner == "exact":
             temperature = self.schedule(round(1000 * min(1.0, 4 * self.progress)))
-            posterior = enumerate_posterior(self.model.likelihood(scenes), prior, temperature)
+            likelihood = self.objective.likelihood(members, "table" if self._few_codes() else "auto")
+            posterior = enumerate_posterior(likelihood, prior, temperature)
             return posterior.sample(stream, self.num_done)[0], temperature, 1.0
         cache = "none" if self.model.horizon > 1 else "table" if self._few_codes() else "messages"
-        target = StructureTarget(self.model.likelihood(scenes, cache=cache), prior)
+        target = StructureTarget(self.objective.likelihood(members, cache), prior)
         components: list[AbstractProposal] = [UniformPair(prior) if prior.tied else UniformEdge(prior)]
         if self.encoder is not None:
             components.append(ReceiverBlock(prior, log_q(self.encoder, scenes)))
@@ -239,13 +263,11 @@ class BounceGrad:
         self.annealing = self.annealing.update(int(counts[2]), int(counts[3]), falling_target(self.progress, 1 / 8))
         return state.latents["edge_type"][0], temperature, float(counts[0] / counts[1].clamp(min=1))
 
-    def _module_step(self, scenes: Scenes, structure: Tensor, rate: float) -> float:
+    def _module_step(self, members: list[int], structure: Tensor, rate: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rate * group["rate"]
         self.optimizer.zero_grad()
-        scored = self.model.trajectory(scenes, structure[scenes.group_index]).scored
-        num_values = (scored.sum() * scenes.state_size).clamp(min=1)
-        loss = -self.model.log_joint(scenes, structure[None]).sum() / num_values
+        loss = self.objective.loss(members, structure)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         self.optimizer.step()

@@ -7,14 +7,17 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import rollout
 from pyro_nri.dynamics.scaling import Scaling, fit_change_scale, fit_scaling
+from pyro_nri.model.direct import DirectLikelihood
+from pyro_nri.model.geometry import Geometry
+from pyro_nri.model.impulse import ImpulsePower, impulse_cache, impulse_table
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.priors import AbstractPrior, StructureDistribution
 from pyro_nri.model.receivers import (
-    CHUNK_FLOATS,
     AbstractLikelihood,
-    MessageCache,
+    message_cache,
     num_codes,
     receiver_table,
 )
@@ -40,6 +43,8 @@ class SceneModel(PyroModule):
         horizon: H, frames between two restarts from the observed state.
         num_hidden: number of hidden entities, numbered after the observed ones.
         state_names: D names of the state variables the model was made for.
+        impulse_noise: noise of the impulses of :class:`PairForces`, which then have a composite likelihood beside
+            their density.
 
     Raises:
         ValueError: K or D differ between the parts, or a count is out of range.
@@ -65,6 +70,7 @@ class SceneModel(PyroModule):
         horizon: int = 1,
         num_hidden: int = 0,
         state_names: tuple[str, ...] = ("x", "y", "vx", "vy"),
+        impulse_noise: AbstractNoise | None = None,
     ) -> None:
         super().__init__()
         if dynamics.num_edge_types != prior.num_edge_types:
@@ -77,8 +83,19 @@ class SceneModel(PyroModule):
             raise ValueError(f"horizon must be at least 1, found {horizon}")
         if num_hidden < 0:
             raise ValueError(f"num_hidden must be 0 or more, found {num_hidden}")
+        geometry = Geometry(state_names)
+        if noise.uses_context and not geometry.applies:
+            raise ValueError(
+                f"geometric noise needs positions and their velocities, such as x, vx, found state "
+                f"{', '.join(state_names)}"
+            )
+        if (impulse_noise is not None) != isinstance(dynamics, PairForces):
+            raise ValueError("impulse_noise belongs to pair forces, and they need it")
         self.dynamics = dynamics
         self.noise = noise
+        self.impulse_noise = impulse_noise
+        self.impulse_power = None if impulse_noise is None else ImpulsePower()
+        self.geometry = geometry
         self.prior = prior
         self.horizon = horizon
         self.num_hidden = num_hidden
@@ -116,10 +133,19 @@ class SceneModel(PyroModule):
                 f"state {self.state_names[int(lost.nonzero()[0])]} is so far from 0 that the model's precision loses "
                 f"its motion; subtract an origin"
             )
+        context = None
+        if self.geometry.applies:
+            self.geometry.fit_scaling(scenes)
+            state = scenes.trajectory[:, :-1].to(self.dtype)
+            context = self.geometry(state, scenes.edge_mask[:, None])[scenes.transition_mask]
         noise: AbstractNoise = self.noise
-        noise.fit_scaling(change)
+        noise.fit_scaling(change, context)
         dynamics: AbstractDynamics = self.dynamics
         dynamics.fit_scaling(scenes)
+        if isinstance(dynamics, PairForces):
+            features = dynamics.features(scenes)
+            typical = features.target.abs()[features.mask].median(0).values.clamp(min=1e-12)
+            self.impulse_noise.fit_scaling(typical, features.context[features.mask])
 
     def prepare(self, scenes: Scenes) -> Scenes:
         """Scenes with floats in the dtype and on the device of the modules.
@@ -139,6 +165,13 @@ class SceneModel(PyroModule):
             if int(scenes.entity_kind.max()) >= kinds:
                 raise ValueError(
                     f"the model has {kinds} kinds of entity, the scenes name {int(scenes.entity_kind.max()) + 1}"
+                )
+        if isinstance(self.dynamics, PairForces):
+            learned = float(self.dynamics.time_step)
+            if abs(scenes.time_step - learned) > 1e-5 * learned:
+                raise ValueError(
+                    f"frames of the scenes are {scenes.time_step:g} apart, the model was trained on frames "
+                    f"{learned:g} apart"
                 )
         return scenes.to(self.dtype, self.score_scale.device)
 
@@ -199,6 +232,7 @@ class SceneModel(PyroModule):
             self.dynamics,
             structure,
             self.noise,
+            geometry=self.geometry if self.geometry.applies else None,
             num_frames=scenes.num_frames,
             horizon=self.horizon,
             observation_mask=scenes.observation_mask,
@@ -254,37 +288,56 @@ class SceneModel(PyroModule):
             total = total.index_add(-1, scenes.group_index, prior)
         return total
 
-    def likelihood(self, scenes: Scenes, *, cache: str = "auto") -> AbstractLikelihood:
+    def likelihood(self, scenes: Scenes, *, kind: str = "auto", cache: str = "auto") -> AbstractLikelihood:
         """Log-likelihood of structures under the modules as they are now, prepared for many evaluations.
 
         Args:
             scenes: B scenes in G groups.
+            kind: "forward", the density of the program; "impulse", the composite likelihood of pair forces; or
+                "auto": impulse where it exists and the horizon is 1.
             cache: "table" (all codes of all receivers), "messages" (all messages), "none" (evaluate the program each
                 time; any horizon), or "auto": the first that applies.
 
         Raises:
-            ValueError: a cache is asked for that the model does not admit.
+            ValueError: a likelihood or a cache is asked for that the model does not admit.
         """
         if self.num_hidden:
             raise ValueError(
                 "the structure likelihood of a model with hidden entities depends on their path; num_hidden must be 0"
             )
-        scenes = self.prepare(scenes)
-        factorises = self.horizon == 1
+        if kind not in ("auto", "forward", "impulse"):
+            raise ValueError(f"kind must be auto, forward or impulse, found {kind!r}")
+        if cache not in ("auto", "table", "messages", "none"):
+            raise ValueError(f"cache must be auto, table, messages or none, found {cache!r}")
+        if kind == "impulse" and self.impulse_noise is None:
+            raise ValueError("the impulse likelihood belongs to pair forces, and this model has other dynamics")
+        prepared = self.prepare(scenes)
         fits = num_codes(self.num_edge_types, scenes.num_entities) <= MAX_TABLE_CODES
+        if kind != "forward" and self.impulse_noise is not None and self.horizon == 1 and cache != "none":
+            precise = scenes.to(torch.float64, self.score_scale.device)
+            if cache == "table" or (cache == "auto" and fits):
+                return impulse_table(self.dynamics, self.impulse_noise, self.impulse_power, precise)
+            return impulse_cache(self.dynamics, self.impulse_noise, self.impulse_power, precise)
+        if kind == "impulse":
+            raise ValueError(
+                f"the impulse likelihood has one step and a cache, found horizon {self.horizon}, {cache!r}"
+            )
+        factorises = self.horizon == 1 and self.dynamics.num_substeps == 1
         if cache == "auto":
             cache = "none" if not factorises else "table" if fits else "messages"
-        if cache not in ("table", "messages", "none"):
-            raise ValueError(f"cache must be auto, table, messages or none, found {cache!r}")
         if cache != "none" and not factorises:
             raise ValueError(
-                f"cache must be 'none' for horizon {self.horizon}: only one step factorises over receivers"
+                f"cache must be 'none' for horizon {self.horizon} and {self.dynamics.num_substeps} sub-steps: only one "
+                f"step factorises over receivers"
             )
+        if cache == "none":
+            return DirectLikelihood(self.trajectory, prepared, self.num_edge_types)
+        context = None
+        if self.noise.uses_context:
+            context = self.geometry(prepared.trajectory[:, :-1], prepared.edge_mask[:, None])
         if cache == "table":
-            return receiver_table(self.dynamics, self.noise, scenes)
-        if cache == "messages":
-            return MessageCache(self.dynamics, self.noise, scenes)
-        return DirectLikelihood(self, scenes)
+            return receiver_table(self.dynamics, self.noise, prepared, context)
+        return message_cache(self.dynamics, self.noise, prepared, context)
 
     def predict(self, scenes: Scenes, structure: Tensor, *, start: int, num_steps: int) -> Tensor:
         """Mean path from an observed frame on: a rollout without noise.
@@ -317,37 +370,3 @@ class SceneModel(PyroModule):
                 edge_mask=scenes.edge_mask,
                 entity_kind=scenes.entity_kind,
             )
-
-
-class DirectLikelihood(AbstractLikelihood):
-    """The program's log-likelihood, evaluated anew for each structure; any horizon.
-
-    Args:
-        model: the model, frozen.
-        scenes: prepared scenes.
-    """
-
-    def __init__(self, model: SceneModel, scenes: Scenes) -> None:
-        self.model = model
-        self.scenes = scenes
-        self.num_edge_types = model.num_edge_types
-        self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
-
-        self.size = scenes.num_frames * scenes.num_edges * 64  # floats of one scene's messages
-
-    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        scenes, group = self.scenes, self.scenes.group_index
-        each = structure.long()[:, group]  # [C, B, E]
-        terms = each.new_zeros((*each.shape[:2], scenes.num_entities), dtype=torch.float64)
-        # Scenes and structures are cut into parts whose messages stay in a processor's cache.
-        num_chains = min(len(each), max(1, CHUNK_FLOATS // self.size))
-        num_scenes = max(1, CHUNK_FLOATS // (num_chains * self.size))
-        with torch.no_grad():
-            for first in range(0, scenes.num_scenes, num_scenes):
-                some = slice(first, first + num_scenes)
-                part = scenes[some]
-                for chains in torch.arange(len(each)).split(num_chains):
-                    trajectory = self.model.trajectory(part, each[chains, some])
-                    terms[chains, some] = trajectory.log_prob_entities(part.trajectory[:, 1:])
-        total = terms.new_zeros(len(each), scenes.num_groups, scenes.num_entities)
-        return total.index_add(1, group, terms)

@@ -5,6 +5,7 @@ receiver's N - 1 incoming edges as the digits of a number in base K, the first s
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -59,10 +60,13 @@ class AbstractLikelihood(ABC):
     Attributes:
         num_edge_types: K.
         edge_mask: existing edges of each group, bool ``[G, E]``.
+        is_density: whether this is the density of the frames given frame 0. A composite likelihood is not: under one
+            fixed law and noise it may rank structures and their priors, and nothing else.
     """
 
     num_edge_types: int
     edge_mask: Tensor
+    is_density: bool = True
 
     @abstractmethod
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -85,9 +89,11 @@ class ReceiverTable(AbstractLikelihood):
         table: float64 ``[G, N, K ** (N - 1)]``.
         num_edge_types: K.
         edge_mask: bool ``[G, E]``.
+        is_density: False for the table of a composite likelihood.
     """
 
-    def __init__(self, table: Tensor, num_edge_types: int, edge_mask: Tensor) -> None:
+    def __init__(self, table: Tensor, num_edge_types: int, edge_mask: Tensor, *, is_density: bool = True) -> None:
+        self.is_density = is_density
         self.table = table
         self.num_edge_types = num_edge_types
         self.edge_mask = edge_mask
@@ -103,21 +109,23 @@ class MessageCache(AbstractLikelihood):
     For scenes whose receiver table would be too large. Memory ``B (T - 1) E K M`` floats.
 
     Args:
-        dynamics: frozen modules.
-        noise: frozen noise.
-        scenes: one or more scenes for each group, floats in the dtype of the modules.
+        messages: sorted by receiver, ``[B, T - 1, N, N - 1, K, M]``, 0 where the edge does not exist.
+        score: from scenes, receivers, long ``[R]``, and sums of their incoming messages ``[R, T - 1, M]`` to terms of
+            the log-likelihood ``[R, T - 1]``, 0 where a transition does not count.
+        scenes: one or more scenes for each group.
+        is_density: False for the messages of a composite likelihood.
     """
 
-    def __init__(self, dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes) -> None:
-        self.dynamics = dynamics
-        self.noise = noise
+    def __init__(
+        self, messages: Tensor, score: Callable[[Tensor, Tensor, Tensor], Tensor], scenes: Scenes, *, is_density: bool
+    ) -> None:
+        self.score = score
         self.scenes = scenes
-        self.num_edge_types = dynamics.num_edge_types
+        self.is_density = is_density
+        self.num_edge_types = messages.shape[-2]
         self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
-        with torch.no_grad():
-            messages = dynamics.messages(scenes.trajectory[:, :-1]) * scenes.edge_mask[:, None, :, None, None]
-            # [B, T - 1, N, N - 1, K, M] -> [B, N, N - 1, K, T - 1, M]: one look-up brings all frames of a message
-            self.messages = incoming_messages(messages).movedim(1, 4).contiguous()
+        # [B, N, N - 1, K, T - 1, M]: one look-up brings all frames of a message
+        self.messages = messages.movedim(1, 4).contiguous()
 
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         num_entities = self.scenes.num_entities
@@ -142,57 +150,90 @@ class MessageCache(AbstractLikelihood):
 
     def _evaluate(self, scene: Tensor, receiver: Tensor, types: Tensor) -> Tensor:
         """Terms ``[R]`` of receivers ``[R]`` in scenes ``[R]`` with incoming types ``[R, N - 1]``."""
-        scenes = self.scenes
         with torch.no_grad():
             # [R, N - 1, T - 1, M]: the message of the chosen type from each sender
             sender = torch.arange(types.shape[-1], device=types.device)
             chosen = self.messages[scene[:, None], receiver[:, None], sender, types]
-            state = scenes.trajectory[scene, :-1, receiver]  # [R, T - 1, D]
-            kind = None
-            if scenes.entity_kind is not None:
-                kind = scenes.entity_kind[scene, receiver][:, None]
-            prediction = self.dynamics.update(state, chosen.sum(1), kind)
-            log_prob = self.noise(prediction, state).log_prob(scenes.trajectory[scene, 1:, receiver])  # [R, T - 1]
-            mask = scenes.transition_mask[scene, :, receiver]
-            return torch.where(mask, log_prob, torch.zeros_like(log_prob)).double().sum(-1)
+            return self.score(scene, receiver, chosen.sum(1)).double().sum(-1)
 
 
-def receiver_table(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes) -> ReceiverTable:
-    """Evaluate every code of every receiver, summed over the scenes of each group.
+def message_cache(
+    dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes, context: Tensor | None = None
+) -> MessageCache:
+    """The messages of dynamics whose frames are one round.
 
     Args:
         dynamics: frozen modules.
         noise: frozen noise.
+        scenes: B scenes, floats in the dtype of the modules.
+        context: what the noise depends on, ``[B, T - 1, N, F]``.
+    """
+    with torch.no_grad():
+        messages = incoming_messages(
+            dynamics.messages(scenes.trajectory[:, :-1]) * scenes.edge_mask[:, None, :, None, None]
+        )
+
+    def score(scene: Tensor, receiver: Tensor, summed: Tensor) -> Tensor:
+        state = scenes.trajectory[scene, :-1, receiver]  # [R, T - 1, D]
+        kind = None if scenes.entity_kind is None else scenes.entity_kind[scene, receiver][:, None]
+        prediction = dynamics.update(state, summed, kind)
+        each = None if context is None else context[scene, :, receiver]
+        log_prob = noise(prediction, each).log_prob(scenes.trajectory[scene, 1:, receiver])  # [R, T - 1]
+        return torch.where(scenes.transition_mask[scene, :, receiver], log_prob, torch.zeros_like(log_prob))
+
+    return MessageCache(messages, score, scenes, is_density=True)
+
+
+def receiver_table(
+    dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes, context: Tensor | None = None
+) -> ReceiverTable:
+    """Evaluate every code of every receiver, summed over the scenes of each group.
+
+    Args:
+        dynamics: frozen modules whose frames are one round.
+        noise: frozen noise.
         scenes: B scenes in G groups, floats in the dtype of the modules.
+        context: what the noise depends on, ``[B, T - 1, N, F]``.
 
     Returns:
         The table ``[G, N, K ** (N - 1)]``; codes that give a padded sender a type other than 0 repeat the value of
         type 0.
     """
     num_types, num_entities = dynamics.num_edge_types, scenes.num_entities
-    count = num_codes(num_types, num_entities)
-    per_scene = (scenes.num_frames - 1) * num_entities * count * 64
+    per_scene = (scenes.num_frames - 1) * num_entities * num_codes(num_types, num_entities) * 64
     size = max(1, CHUNK_FLOATS // per_scene)
     tables = []
     with torch.no_grad():
         for start in range(0, scenes.num_scenes, size):
-            tables.append(_table_of_chunk(dynamics, noise, scenes[start : start + size]))
-    summed = torch.zeros((scenes.num_groups, num_entities, count), dtype=torch.float64, device=scenes.trajectory.device)
-    summed.index_add_(0, scenes.group_index, torch.cat(tables))
-    return ReceiverTable(summed, num_types, scenes.edge_mask[scenes.group_first_scene])
+            some = slice(start, start + size)
+            tables.append(_table_of_chunk(dynamics, noise, scenes[some], None if context is None else context[some]))
+    return grouped_table(torch.cat(tables), num_types, scenes, is_density=True)
 
 
-def _table_of_chunk(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes) -> Tensor:
+def grouped_table(table: Tensor, num_edge_types: int, scenes: Scenes, *, is_density: bool) -> ReceiverTable:
+    """Tables of B scenes ``[B, N, K ** (N - 1)]``, added up over the scenes of each group."""
+    summed = table.new_zeros(scenes.num_groups, *table.shape[1:], dtype=torch.float64)
+    summed.index_add_(0, scenes.group_index, table.double())
+    return ReceiverTable(summed, num_edge_types, scenes.edge_mask[scenes.group_first_scene], is_density=is_density)
+
+
+def sums_of_codes(incoming: Tensor) -> Tensor:
+    """Sums of messages ``[*batch, N - 1, K, M]`` for every code: ``[*batch, K ** (N - 1), M]``."""
+    summed = incoming[..., 0, :, :]  # codes of the first sender; then one more digit at a time
+    for sender in range(1, incoming.shape[-3]):
+        summed = (summed[..., :, None, :] + incoming[..., sender, None, :, :]).flatten(-3, -2)
+    return summed
+
+
+def _table_of_chunk(dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes, context: Tensor | None) -> Tensor:
     """Log-likelihoods ``[B, N, K ** (N - 1)]`` of every code in every scene."""
     trajectory = scenes.trajectory
     state = trajectory[:, :-1]  # [B, T - 1, N, D]
     messages = dynamics.messages(state) * scenes.edge_mask[:, None, :, None, None]
-    incoming = incoming_messages(messages)  # [B, T - 1, N, N - 1, K, M]
-    summed = incoming[..., 0, :, :]  # codes of the first sender; then one more digit at a time
-    for sender in range(1, incoming.shape[-3]):
-        summed = (summed[..., :, None, :] + incoming[..., sender, None, :, :]).flatten(-3, -2)
+    summed = sums_of_codes(incoming_messages(messages))  # [B, T - 1, N, K ** (N - 1), M]
     kind = None if scenes.entity_kind is None else scenes.entity_kind[:, None, :, None]
     prediction = dynamics.update(state[..., None, :], summed, kind)  # [B, T - 1, N, K ** (N - 1), D]
-    log_prob = noise(prediction, state[..., None, :]).log_prob(trajectory[:, 1:, :, None, :])
+    each = None if context is None else context[..., None, :]
+    log_prob = noise(prediction, each).log_prob(trajectory[:, 1:, :, None, :])
     log_prob = torch.where(scenes.transition_mask[..., None], log_prob, torch.zeros_like(log_prob))
     return log_prob.double().sum(1)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.rollout import teacher_forcing
+from pyro_nri.model.geometry import Geometry
 from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.scenes import edges
 
 
 class Trajectory(dist.TorchDistribution):
@@ -26,6 +28,7 @@ class Trajectory(dist.TorchDistribution):
         dynamics: the modules.
         structure: long ``[*batch, E]`` over all entities, hidden ones last; batches broadcast.
         noise: noise of one prediction.
+        geometry: what the noise depends on, for noise that uses a context.
         num_frames: T.
         horizon: H.
         observation_mask: bool ``[*batch, T, N]``; default: everything is observed.
@@ -46,6 +49,7 @@ class Trajectory(dist.TorchDistribution):
         structure: Tensor,
         noise: AbstractNoise,
         *,
+        geometry: Geometry | None = None,
         num_frames: int,
         horizon: int = 1,
         observation_mask: Tensor | None = None,
@@ -59,6 +63,7 @@ class Trajectory(dist.TorchDistribution):
         self.dynamics = dynamics
         self.structure = structure
         self.noise = noise
+        self.geometry = geometry
         self.horizon = horizon
         num_entities, state_size = initial_state.shape[-2:]
         if observation_mask is None:
@@ -86,6 +91,7 @@ class Trajectory(dist.TorchDistribution):
             self.dynamics,
             self.structure.expand(*batch_shape, -1),
             self.noise,
+            geometry=self.geometry,
             num_frames=self.event_shape[0] + 1,
             horizon=self.horizon,
             observation_mask=self.observation_mask,
@@ -108,6 +114,17 @@ class Trajectory(dist.TorchDistribution):
         start = torch.arange(self.event_shape[0], device=seen.device) // self.horizon * self.horizon
         return complete[..., start, None] & seen[..., 1:, :]
 
+    def _context(self, state: Tensor, *, has_frames: bool) -> Tensor | None:
+        """What the noise depends on at observed states ``[*batch, N, D]`` or, with frames, ``[*batch, T, N, D]``."""
+        if self.geometry is None or not self.noise.uses_context:
+            return None
+        present = self.entity_mask
+        if present is None:
+            present = state.new_ones(state.shape[-2], dtype=torch.bool)
+        mask = edges.from_matrix(present[..., :, None] & present[..., None, :])
+        context: Tensor = self.geometry(state, mask[..., None, :] if has_frames else mask)
+        return context
+
     def log_prob_entities(self, value: Tensor) -> Tensor:
         """Log density of each entity's frames, ``[*batch, N]``; sums to :meth:`log_prob`."""
         initial = self.initial_state[..., None, :, :]
@@ -125,7 +142,9 @@ class Trajectory(dist.TorchDistribution):
             hidden_state=self.hidden_state,
             observation_mask=self.observation_mask,
         )
-        log_prob = self.noise(predictions, trajectory[..., :-1, :, :]).log_prob(value)  # [*batch, T - 1, N]
+        log_prob = self.noise(predictions, self._context(trajectory[..., :-1, :, :], has_frames=True)).log_prob(
+            value
+        )  # [*batch, T - 1, N]
         return torch.where(self.scored, log_prob, torch.zeros_like(log_prob)).double().sum(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -148,7 +167,9 @@ class Trajectory(dist.TorchDistribution):
                     state, self.structure, edge_mask=self.edge_mask, entity_kind=self.entity_kind
                 )
                 # The path of a hidden entity is deterministic given its initial state; only what is observed is noisy.
-                observed = self.noise(following[..., :num_observed, :], observed).sample()
+                observed = self.noise(
+                    following[..., :num_observed, :], self._context(observed, has_frames=False)
+                ).sample()
                 hidden = None if hidden is None else following[..., num_observed:, :]
                 frames.append(observed)
         return torch.stack(frames, dim=-3)

@@ -1,0 +1,216 @@
+"""What pair forces do over a frame, along a path through the observed states: everything that is linear in the law.
+
+The observed change of the driven variable (velocity, or rate of a phase) over a frame is compared with ``sum_i ∫ f dt``
+along a path. That path contains the observed next state, so a likelihood made of it is a composite one: see
+:mod:`pyro_nri.model.impulse`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
+
+#: Q, quadrature nodes of a frame on a smooth path.
+NUM_NODES = 12
+
+
+@dataclass(frozen=True)
+class PathBlock:
+    """Nodes of paths of some frames.
+
+    Attributes:
+        row: which frame of which scene, long ``[R, 2]``; None where there is a path for every frame, ``[B, T - 1]``.
+        coordinate: distances or phase differences along the path, ``[*rows, N, N - 1, Q]``, receivers first, their
+            senders ascending.
+        direction: unit vector away from the sender times quadrature weight, ``[*rows, N, N - 1, Q, S]``; 0 where the
+            edge does not exist.
+    """
+
+    row: Tensor | None
+    coordinate: Tensor
+    direction: Tensor
+
+
+@dataclass(frozen=True)
+class ImpulseFeatures:
+    """All that the impulse likelihood needs of B scenes.
+
+    Attributes:
+        target: change of the driven variable over a frame, per unit time, ``[B, T - 1, N, S]``.
+        mask: which of them count, bool ``[B, T - 1, N]``.
+        context: what the reliability of a frame may depend on, ``[B, T - 1, N, F]``, no particular units.
+        blocks: paths; a later block replaces what earlier ones say of its frames.
+    """
+
+    target: Tensor
+    mask: Tensor
+    context: Tensor
+    blocks: tuple[PathBlock, ...]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: Any) -> "ImpulseFeatures":
+        """Some of the scenes: integers or a slice. Only for features of a single block."""
+        if len(self.blocks) != 1:
+            raise ValueError("only features of a single path block can be indexed")
+        (block,) = self.blocks
+        part = replace(block, coordinate=block.coordinate[index], direction=block.direction[index])
+        return ImpulseFeatures(self.target[index], self.mask[index], self.context[index], (part,))
+
+    def to(self, dtype: torch.dtype) -> "ImpulseFeatures":
+        """The same with floats in another precision."""
+        blocks = tuple(
+            replace(block, coordinate=block.coordinate.to(dtype), direction=block.direction.to(dtype))
+            for block in self.blocks
+        )
+        return ImpulseFeatures(self.target.to(dtype), self.mask, self.context.to(dtype), blocks)
+
+    def impulses(self, laws: ForceLaws) -> Tensor:
+        """What each sender would do to each receiver under each type, per unit time: ``[B, T - 1, N, N - 1, K, S]``."""
+        table = laws.table()
+        result = self.target.new_zeros(0)
+        for block in self.blocks:
+            force = laws(block.coordinate, table)  # [*rows, N, N - 1, Q, K]
+            value = torch.einsum("...qk,...qs->...ks", force, block.direction)
+            if block.row is None:
+                result = value
+            else:
+                scene, frame = block.row.unbind(-1)
+                result = result.index_put((scene, frame), value)
+        return result
+
+    def design(self, laws: ForceLaws, incoming: Tensor) -> Tensor:
+        """Rows of the linear model that ties spline coefficients to targets: ``[B, T - 1, N, S, K * NUM_SPLINES]``.
+
+        Args:
+            laws: which splines.
+            incoming: types of the edges into each receiver, long ``[B, N, N - 1]``.
+        """
+        num_columns = laws.num_edge_types * NUM_SPLINES
+        result = self.target.new_zeros(*self.target.shape, num_columns)
+        for block in self.blocks:
+            index, weight = laws.basis(block.coordinate)  # [*rows, N, N - 1, Q, 4]
+            if not laws.circular:
+                weight = weight / block.coordinate[..., None]
+            scene = None if block.row is None else block.row[:, 0]
+            types = incoming[:, None] if scene is None else incoming[scene]
+            column = (types[..., None, None] * NUM_SPLINES + index).flatten(-3)  # [*rows, N, (N - 1) Q 4]
+            rows = self.target.new_zeros(*block.coordinate.shape[:-2], self.target.shape[-1], num_columns)
+            for axis in range(self.target.shape[-1]):
+                value = weight * block.direction[..., axis, None]
+                rows[..., axis, :].scatter_add_(-1, column, value.flatten(-3))
+            if block.row is None:
+                result = rows
+            else:
+                result[block.row[:, 0], block.row[:, 1]] = rows
+        return result
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+def gauss_legendre(num_nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes in (0, 1) and weights that sum to 1, ``[Q]`` each."""
+    node, weight = np.polynomial.legendre.leggauss(num_nodes)
+    return like.new_tensor((node + 1) / 2), like.new_tensor(weight / 2)
+
+
+def unfold(position: Tensor, velocity: Tensor, low: Tensor, high: Tensor, time_step: float) -> tuple[Tensor, ...]:
+    """Undo the reflection of entities that bounced off a wall within a frame.
+
+    A bounce is recognised by the motion itself: mirrored behind the wall, the end of the frame fits its beginning
+    better than as it stands.
+
+    Args:
+        position: ``[B, T, N, S]``, raw units.
+        velocity: ``[B, T, N, S]``.
+        low: lower walls, ``[S]``, -inf for none.
+        high: upper walls, ``[S]``, inf for none.
+        time_step: time of a frame.
+
+    Returns:
+        Position and velocity at the end of each frame, mirrored where there was a bounce, ``[B, T - 1, N, S]``; and
+        for each the wall that was touched, nan for none.
+    """
+    start, end = position[:, :-1], position[:, 1:]
+    before, after = velocity[:, :-1], velocity[:, 1:]
+
+    def misfit(end: Tensor, after: Tensor) -> Tensor:
+        gap = (end - start - time_step * (before + after) / 2).abs()
+        return gap + time_step * (after - before).abs() / 2
+
+    best, wall = misfit(end, after), torch.full_like(end, torch.nan)
+    for candidate in (low, high):
+        mirrored = torch.where(candidate.isfinite(), 2 * candidate - end, end)
+        fit = misfit(mirrored, -after)
+        better = candidate.isfinite() & (fit < best)
+        wall = torch.where(better, candidate.expand_as(wall), wall)
+        best = torch.where(better, fit, best)
+    bounced = ~wall.isnan()
+    return torch.where(bounced, 2 * wall - end, end), torch.where(bounced, -after, after), wall
+
+
+def hermite(start: Tensor, end: Tensor, before: Tensor, after: Tensor, time_step: float, share: Tensor) -> Tensor:
+    """Cubic paths through positions and velocities at both ends of a frame.
+
+    Args:
+        start: positions at its start ``[*batch, S]``.
+        end: positions at its end.
+        before: velocities at its start.
+        after: velocities at its end.
+        time_step: time of a frame.
+        share: times within the frame, 0 to 1, ``[Q]``.
+
+    Returns:
+        Positions ``[*batch, Q, S]``.
+    """
+    u = share[:, None]
+    return (
+        start[..., None, :] * (2 * u**3 - 3 * u**2 + 1)
+        + before[..., None, :] * time_step * (u**3 - 2 * u**2 + u)
+        + end[..., None, :] * (3 * u**2 - 2 * u**3)
+        + after[..., None, :] * time_step * (u**3 - u**2)
+    )
+
+
+def path_block(path: Tensor, sign: Tensor, weight: Tensor, edge_exists: Tensor, row: Tensor | None) -> PathBlock:
+    """Distances and directions along paths.
+
+    Args:
+        path: positions ``[*rows, N, Q, S]``.
+        sign: -1 where an axis is mirrored in the unfolded velocity, ``[*rows, N, Q, S]``.
+        weight: quadrature weights ``[Q]``.
+        edge_exists: bool ``[*rows, N, N - 1]``, receivers first.
+        row: see :class:`PathBlock`.
+    """
+    sender = incoming_senders(path.shape[-3], path.device)
+    apart = path[..., :, None, :, :] - path[..., sender, :, :]  # [*rows, N, N - 1, Q, S]
+    distance = apart.norm(dim=-1).clamp(min=torch.finfo(path.dtype).tiny ** 0.25)
+    direction = apart / distance[..., None] * sign[..., :, None, :, :] * weight[:, None]
+    return PathBlock(row, distance, direction * edge_exists[..., None, None])
+
+
+def incoming_senders(num_entities: int, device: torch.device) -> Tensor:
+    """The senders of each receiver in ascending order, long ``[N, N - 1]``."""
+    every = torch.arange(num_entities, device=device)
+    return torch.stack([every[every != receiver] for receiver in every])
+
+
+def reflected(path: Tensor, wall: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold unfolded paths ``[*rows, N, Q, S]`` back at the walls ``[*rows, N, S]`` (nan: none).
+
+    Returns:
+        Paths in the box, and -1 behind the wall, else 1.
+    """
+    wall = wall[..., None, :]
+    toward = torch.sign(path[..., -1:, :] - path[..., :1, :])
+    behind = (path - wall) * toward > 0  # False where there is no wall
+    return torch.where(behind, 2 * wall - path, path), torch.where(behind, -1.0, 1.0).to(path)
+
+
+def replace_frames(features: ImpulseFeatures, block: PathBlock, context: Tensor) -> ImpulseFeatures:
+    """Features with better paths for some frames, and the context that goes with them."""
+    return replace(features, blocks=(*features.blocks, block), context=context)

@@ -1,0 +1,359 @@
+"""Forces along the separation, one learned law for each type of edge; the node module is an integrator."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_nri.dynamics.dynamics import AbstractDynamics, sum_messages
+from pyro_nri.dynamics.force_laws import ForceLaws
+from pyro_nri.dynamics.impulses import (
+    NUM_NODES,
+    ImpulseFeatures,
+    PathBlock,
+    gauss_legendre,
+    hermite,
+    incoming_senders,
+    path_block,
+    reflected,
+    replace_frames,
+    unfold,
+)
+from pyro_nri.dynamics.walls import estimate_walls
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+
+#: State variables of phase oscillators: phase, its rate, the known rate of the oscillator alone.
+PHASE_STATE = ("phi", "vphi", "omega")
+#: Sub-steps of a path that is integrated within a frame; even, for Simpson's rule.
+NUM_PATH_STEPS = 40
+#: Frames are integrated where ``dt² |df/dr| / 12`` exceeds this: there a cubic path is far from the motion.
+STIFF = 0.1
+#: Which entry of the context says whether the paths of a frame were integrated.
+INTEGRATED = 8
+
+
+class PairForces(AbstractDynamics):
+    """Particles that push and pull along their separation, or oscillators that couple through their phase difference.
+
+    Second-order systems: the force of type k on the receiver is ``f_k(r)`` times the unit vector away from the sender,
+    ``dv/dt = sum_i f``, between reflecting walls. Phase oscillators (state phi, vphi, omega): ``dphi/dt = omega +
+    sum_i f_k(phi_i - phi_j)``. The integrator takes ``num_substeps`` sub-steps of a frame (drift, kick, drift; Heun's
+    rule for phases), so :meth:`step` is a forward model like any other. A structure with more than one sub-step moves
+    all entities at once, so a forward likelihood does not factorise over receivers; :meth:`features` prepares the one
+    that does.
+
+    Args:
+        num_edge_types: K.
+        state_names: D names; a velocity is "v" + the name of its position.
+        boundary: "estimate" the walls from training scenes, "none", or the distance of every wall from the origin.
+        num_substeps: sub-steps of a frame.
+        num_entity_kinds: must be 1.
+        no_interaction: whether type 0 exerts no force.
+        generator: source of the initial weights.
+
+    Raises:
+        ValueError: velocities are missing, a count is out of range, or the boundary is unknown.
+    """
+
+    def __init__(
+        self,
+        num_edge_types: int,
+        state_names: tuple[str, ...],
+        *,
+        boundary: str | float = "estimate",
+        num_substeps: int = 20,
+        num_entity_kinds: int = 1,
+        no_interaction: bool = False,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if num_edge_types < 1:
+            raise ValueError(f"num_edge_types must be at least 1, found {num_edge_types}")
+        if no_interaction and num_edge_types < 2:
+            raise ValueError("num_edge_types must be at least 2 where type 0 means no interaction, found 1")
+        if num_entity_kinds != 1:
+            raise ValueError(
+                f"pair forces treat all entities alike, found {num_entity_kinds} kinds; use message passing"
+            )
+        if num_substeps < 1:
+            raise ValueError(f"num_substeps must be at least 1, found {num_substeps}")
+        if isinstance(boundary, str) and boundary not in ("estimate", "none"):
+            raise ValueError(f"boundary must be 'estimate', 'none' or a distance, found {boundary!r}")
+        if not isinstance(boundary, str) and not boundary > 0:
+            raise ValueError(f"boundary must be a positive distance, found {boundary}")
+        self.circular = state_names == PHASE_STATE
+        self.positions = [d for d, name in enumerate(state_names) if f"v{name}" in state_names]
+        self.velocities = [state_names.index(f"v{state_names[d]}") for d in self.positions]
+        if not self.circular and sorted(self.positions + self.velocities) != list(range(len(state_names))):
+            raise ValueError(
+                f"pair forces need positions and their velocities, such as x, y, vx, vy, found state "
+                f"{', '.join(state_names)}; velocities can be added by finite differences"
+            )
+        self.num_edge_types = num_edge_types
+        self.state_size = len(state_names)
+        self.num_entity_kinds = 1
+        self.num_substeps = num_substeps
+        self.boundary = boundary
+        self.laws = ForceLaws(
+            num_edge_types, circular=self.circular, no_interaction=no_interaction, generator=generator
+        )
+        num_axes = len(self.positions)
+        self.register_buffer("time_step", torch.tensor(1.0))
+        self.register_buffer("low", torch.full((num_axes,), -torch.inf))
+        self.register_buffer("high", torch.full((num_axes,), torch.inf))
+        self.register_buffer("length", torch.tensor(1.0))
+        self.time_step: Tensor
+        self.low: Tensor
+        self.high: Tensor
+        self.length: Tensor
+
+    @property
+    def context_size(self) -> int:
+        """F, what :class:`ImpulseFeatures` say about the reliability of a frame."""
+        return 1 if self.circular else 10
+
+    @property
+    def num_axes(self) -> int:
+        """S, space dimensions."""
+        return len(self.positions)
+
+    def fit_scaling(self, scenes: Scenes) -> None:
+        """Set the time of a frame, the walls, the range of distances and typical sizes from training scenes."""
+        self.time_step.fill_(scenes.time_step)
+        trajectory = scenes.trajectory.double()
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        seen = scenes.transition_mask & scenes.complete_frame[:, 1:, None]
+        if isinstance(self.boundary, float | int):
+            self.low.fill_(-float(self.boundary))
+            self.high.fill_(float(self.boundary))
+        elif self.boundary == "estimate" and not self.circular:
+            low, high = estimate_walls(position, velocity, seen, scenes.time_step)
+            self.low.copy_(low)
+            self.high.copy_(high)
+        if not seen.any():
+            raise ValueError("no transition is observed at both ends by all entities, at least one is needed")
+        moved = (position[:, 1:] - position[:, :-1]).norm(dim=-1)[seen]
+        self.length.fill_(max(float(moved.median()), 1e-12 * float(position.abs().max()), 1e-300))
+        features = self.features(scenes)
+        target = features.target.abs()[features.mask]
+        self.laws.fit_scaling(self._distances(position, scenes), max(float(target.median()), 1e-12))
+
+    @staticmethod
+    def _distances(position: Tensor, scenes: Scenes) -> Tensor:
+        num_entities = scenes.num_entities
+        sender, receiver = edges.senders(num_entities), edges.receivers(num_entities)
+        seen = scenes.observation_mask[..., sender] & scenes.observation_mask[..., receiver]  # [B, T, E]
+        distance = (position[..., sender, :] - position[..., receiver, :]).norm(dim=-1)
+        return distance[seen]
+
+    # --- the forward model -------------------------------------------------------------------------------------------
+    def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:
+        return self._forces(state, structure, self.time_step / self.num_substeps, self.laws.table())
+
+    def update(self, state: Tensor, summed: Tensor, entity_kind: Tensor | None = None) -> Tensor:
+        return self._move(state, summed, self.time_step / self.num_substeps)
+
+    def _forces(self, state: Tensor, structure: Tensor | None, duration: Tensor, table: Tensor) -> Tensor:
+        """Forces in the middle of a sub-step (phases: at its end), ``[*batch, E, S]`` or ``[*batch, E, K, S]``."""
+        drift = duration if self.circular else duration / 2
+        position = state[..., self.positions] + drift * state[..., self.velocities]
+        num_entities = state.shape[-2]
+        sender = edges.senders(num_entities).to(state.device)
+        receiver = edges.receivers(num_entities).to(state.device)
+        apart = position[..., receiver, :] - position[..., sender, :]  # [*batch, E, S]
+        if self.circular:
+            coordinate, direction = -apart[..., 0], torch.ones_like(apart)
+        else:
+            coordinate = apart.norm(dim=-1).clamp(min=torch.finfo(apart.dtype).tiny ** 0.25)
+            direction = apart / coordinate[..., None]
+        if structure is None:
+            return self.laws(coordinate, table)[..., None] * direction[..., None, :]
+        return self.laws.select(coordinate, structure, table)[..., None] * direction
+
+    def _move(self, state: Tensor, summed: Tensor, duration: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(state.shape[:-1], summed.shape[:-1])
+        position = state[..., self.positions].expand(*shape, -1)
+        velocity = state[..., self.velocities].expand(*shape, -1)
+        if self.circular:
+            own = state[..., -1:].expand(*shape, -1)
+            rate = own + summed
+            return torch.cat([position + duration * (velocity + rate) / 2, rate, own], dim=-1)
+        after = velocity + duration * summed
+        position = position + duration * (velocity + after) / 2
+        if self.low.isfinite().any() or self.high.isfinite().any():
+            above, below = position > self.high, position < self.low
+            position = torch.where(above, 2 * self.high - position, position)
+            position = torch.where(below, 2 * self.low - position, position)
+            after = torch.where(above, -after.abs(), torch.where(below, after.abs(), after))
+        order = [0] * self.state_size
+        for place, d in enumerate(self.positions + self.velocities):
+            order[d] = place
+        return torch.cat([position, after], dim=-1)[..., order]
+
+    # --- the impulse features ----------------------------------------------------------------------------------------
+    def features(self, scenes: Scenes) -> ImpulseFeatures:
+        """What the impulse likelihood needs, along cubic paths through the observed states.
+
+        Args:
+            scenes: B scenes in raw units.
+
+        Returns:
+            Features in float64.
+        """
+        trajectory = scenes.trajectory.double()
+        if self.circular:
+            return self._phase_features(trajectory, scenes)
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        dt = scenes.time_step
+        low, high = self.low.double(), self.high.double()
+        end, after, wall = unfold(position, velocity, low, high, dt)
+        start, before = position[:, :-1], velocity[:, :-1]
+        node, weight = gauss_legendre(NUM_NODES, trajectory)
+        path, sign = reflected(hermite(start, end, before, after, dt, node), wall)
+        mask = scenes.transition_mask & scenes.complete_frame[:, 1:, None]
+        block = path_block(path, sign, weight, self._edge_exists(scenes), None)
+        own_error = (end - start - dt * (before + after) / 2).norm(dim=-1)
+        context = self._context(scenes, block.coordinate.amin(-1), own_error, torch.zeros_like(mask[..., :1]))
+        return ImpulseFeatures((after - before) / dt, mask, context, (block,))
+
+    def _phase_features(self, trajectory: Tensor, scenes: Scenes) -> ImpulseFeatures:
+        phase, rate, own = trajectory[:, 1:].unbind(-1)  # [B, T - 1, N]
+        sender = incoming_senders(scenes.num_entities, phase.device)
+        difference = phase[..., sender] - phase[..., None]  # [B, T - 1, N, N - 1]
+        direction = self._edge_exists(scenes)[..., None, None].expand(*difference.shape, 1, 1).double()
+        mask = scenes.complete_frame[:, 1:, None] & scenes.observation_mask[:, 1:]
+        context = (rate.abs() + float(self.length) / scenes.time_step).log()[..., None]
+        return ImpulseFeatures(
+            (rate - own)[..., None], mask, context, (PathBlock(None, difference[..., None], direction),)
+        )
+
+    @staticmethod
+    def _edge_exists(scenes: Scenes) -> Tensor:
+        """Which edges into each receiver exist, bool ``[B, 1, N, N - 1]``."""
+        incoming = edges.incoming_edges(scenes.num_entities).to(scenes.edge_mask.device)
+        return scenes.edge_mask[:, incoming][:, None]
+
+    def _context(self, scenes: Scenes, closest: Tensor, own_error: Tensor, integrated: Tensor) -> Tensor:
+        """What may tell how far a frame can be trusted, ``[B, T - 1, N, F]``.
+
+        Args:
+            scenes: B scenes.
+            closest: closest approach to each sender within the frame, ``[B, T - 1, N, N - 1]``.
+            own_error: how uncertain each entity's path is, ``[B, T - 1, N]``, raw units.
+            integrated: whether the paths of the frame were integrated, bool ``[B, T - 1, 1]``.
+        """
+        trajectory = scenes.trajectory.double()
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        length, dt = float(self.length), scenes.time_step
+        exists = self._edge_exists(scenes)
+        far = torch.full_like(closest, 1e3 * length)
+        closest = torch.where(exists, closest, far)
+        sender = incoming_senders(scenes.num_entities, closest.device)
+        pair_error = (own_error[..., sender] + own_error[..., None]) * exists  # [B, T - 1, N, N - 1]
+        # What an uncertain path does to a force that grows as 1 / r²; for other laws the weights sort it out.
+        force_error = (pair_error * (closest / length) ** -3).sum(-1)
+        wall = torch.minimum(position - self.low, self.high - position).amin(-1)  # [B, T, N]
+        wall = torch.minimum(wall[:, :-1], wall[:, 1:]).clamp(0, 20 * length) + 0.1 * length
+        touched = wall < 1.1 * length
+        speed = (velocity[:, :-1].norm(dim=-1) + velocity[:, 1:].norm(dim=-1)) / 2
+        log_closest = closest.amin(-1).log() - math.log(length)
+        log_error = (force_error + 1e-6 * length).log()
+        flag = integrated.double().expand_as(log_error)
+        return torch.stack(
+            [
+                log_closest,
+                log_closest**2,
+                log_error,
+                (own_error + 1e-7 * length).log(),
+                wall.log(),
+                touched.double(),
+                (speed + 0.1 * length / dt).log(),
+                ((closest / length) ** -2).sum(-1).log(),
+                flag,
+                flag * (log_error - math.log(length)),
+            ],
+            dim=-1,
+        )
+
+    def refine(self, features: ImpulseFeatures, scenes: Scenes, references: Sequence[Tensor]) -> ImpulseFeatures:
+        """Replace cubic paths by integrated ones in the frames where forces change fast along them.
+
+        From both ends of such a frame the motion is integrated under a reference structure; the two paths are blended,
+        each near its own end. Of several references a frame takes the one whose two paths agree best.
+
+        Args:
+            features: of the same scenes, from :meth:`features`.
+            scenes: B scenes in raw units.
+            references: structures to integrate under, long ``[B, E]`` each.
+        """
+        if self.circular or not references:
+            return features
+        (block,) = features.blocks
+        dt = scenes.time_step
+        exists = self._edge_exists(scenes)
+        stiff = (self.laws.slope(block.coordinate.amin(-1)) * exists).amax((-1, -2)) * dt**2 / 12 > STIFF
+        row = (stiff & features.mask.any(-1)).nonzero()  # [R, 2]
+        if len(row) == 0:
+            return features
+        trajectory = scenes.trajectory.double()
+        scene, frame = row.unbind(-1)
+        start, end = trajectory[scene, frame], trajectory[scene, frame + 1]  # [R, N, D]
+        edge_mask = scenes.edge_mask[scene]
+        ramp = torch.linspace(0, 1, NUM_PATH_STEPS + 1, dtype=torch.float64, device=start.device)
+        ramp = (3 * ramp**2 - 2 * ramp**3)[:, None]
+        best, path = torch.full_like(start[..., 0], torch.inf), None
+        for reference in references:
+            forth = self._integrate(start, reference[scene], edge_mask, dt / NUM_PATH_STEPS)
+            back = self._integrate(end, reference[scene], edge_mask, -dt / NUM_PATH_STEPS).flip(-2)
+            middle = NUM_PATH_STEPS // 2
+            gap = (forth - back)[..., middle, :].norm(dim=-1)  # [R, N]
+            blended = forth * (1 - ramp) + back * ramp
+            if path is None:
+                best, path = gap, blended
+            else:
+                better = gap.square().sum(-1) < best.square().sum(-1)
+                best = torch.where(better[:, None], gap, best)
+                path = torch.where(better[:, None, None, None], blended, path)
+        assert path is not None
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        _, _, wall = unfold(position, velocity, self.low.double(), self.high.double(), dt)
+        simpson = torch.ones_like(ramp[:, 0])
+        simpson[1:-1:2], simpson[2:-1:2] = 4, 2
+        sign = _sign_after_bounce(path, wall[scene, frame])
+        better_block = path_block(path, sign, simpson / simpson.sum(), exists[scene, 0], row)
+        closest, own_error = block.coordinate.amin(-1), self._own_error(scenes)
+        closest[scene, frame] = better_block.coordinate.amin(-1)
+        own_error[scene, frame] = best / 2
+        context = self._context(scenes, closest, own_error, stiff[..., None])
+        return replace_frames(features, better_block, context)
+
+    def _own_error(self, scenes: Scenes) -> Tensor:
+        trajectory = scenes.trajectory.double()
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        end, after, _ = unfold(position, velocity, self.low.double(), self.high.double(), scenes.time_step)
+        return (end - position[:, :-1] - scenes.time_step * (velocity[:, :-1] + after) / 2).norm(dim=-1)
+
+    def _integrate(self, state: Tensor, structure: Tensor, edge_mask: Tensor, duration: float) -> Tensor:
+        """Positions on :data:`NUM_PATH_STEPS` sub-steps and at the start, ``[R, N, NUM_PATH_STEPS + 1, S]``."""
+        table = self.laws.table().detach().double()
+        time = state.new_tensor(duration)
+        if duration < 0:  # back in time: as forth, with velocities reversed
+            state = state.clone()
+            state[..., self.velocities] = -state[..., self.velocities]
+            time = -time
+        positions = [state[..., self.positions]]
+        for _ in range(NUM_PATH_STEPS):
+            forces = self._forces(state, structure, time, table) * edge_mask[..., None]
+            state = self._move(state, sum_messages(forces), time)
+            positions.append(state[..., self.positions])
+        return torch.stack(positions, dim=-2)
+
+
+def _sign_after_bounce(path: Tensor, wall: Tensor) -> Tensor:
+    """-1 from the moment on at which a path ``[R, N, Q, S]`` is next to the wall it touches ``[R, N, S]``, else 1."""
+    distance = (path - wall[..., None, :]).abs().nan_to_num(nan=torch.inf)
+    touch = distance.argmin(dim=-2, keepdim=True)
+    node = torch.arange(path.shape[-2], device=path.device)[:, None]
+    return torch.where((node > touch) & ~wall[..., None, :].isnan(), -1.0, 1.0).to(path)

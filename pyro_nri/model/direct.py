@@ -1,0 +1,44 @@
+"""The program's log-likelihood, evaluated anew for each structure."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyro_nri.model.receivers import CHUNK_FLOATS, AbstractLikelihood
+from pyro_nri.model.trajectory import Trajectory
+from pyro_nri.scenes.scenes import Scenes
+
+
+class DirectLikelihood(AbstractLikelihood):
+    """Density of the trajectories given structures; any horizon, any number of sub-steps.
+
+    Args:
+        trajectory: from B scenes and structures ``[C, B, E]`` to the distribution of their trajectories, frozen.
+        scenes: prepared scenes.
+        num_edge_types: K.
+    """
+
+    def __init__(self, trajectory: Callable[[Scenes, Tensor], Trajectory], scenes: Scenes, num_edge_types: int) -> None:
+        self.trajectory = trajectory
+        self.scenes = scenes
+        self.num_edge_types = num_edge_types
+        self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
+        self.size = scenes.num_frames * scenes.num_edges * 64  # floats of one scene's messages
+
+    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        scenes, group = self.scenes, self.scenes.group_index
+        each = structure.long()[:, group]  # [C, B, E]
+        terms = each.new_zeros((*each.shape[:2], scenes.num_entities), dtype=torch.float64)
+        # Scenes and structures are cut into parts whose messages stay in a processor's cache.
+        num_chains = min(len(each), max(1, CHUNK_FLOATS // self.size))
+        num_scenes = max(1, CHUNK_FLOATS // (num_chains * self.size))
+        with torch.no_grad():
+            for first in range(0, scenes.num_scenes, num_scenes):
+                some = slice(first, first + num_scenes)
+                part = scenes[some]
+                for chains in torch.arange(len(each)).split(num_chains):
+                    trajectory = self.trajectory(part, each[chains, some])
+                    terms[chains, some] = trajectory.log_prob_entities(part.trajectory[:, 1:])
+        total = terms.new_zeros(len(each), scenes.num_groups, scenes.num_entities)
+        return total.index_add(1, group, terms)

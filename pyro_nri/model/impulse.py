@@ -1,0 +1,275 @@
+"""The impulse likelihood of pair forces: a composite likelihood, linear in the one-hot of the structure.
+
+The observed change of velocity over a frame is compared with ``sum_i ∫ f_{z_ij} dt`` along a path through the observed
+positions and velocities. **This is not a density of the trajectory.** The path contains the observed next state, the
+scale of the noise may look at the whole path, and the Jacobian ``I - (dt²/12) dF/dx`` from impulse to state is dropped.
+Under one fixed law and noise it may rank structures and priors of structures. It must not compare noises, boundaries,
+dynamics or numbers of types: objects made here carry ``is_density = False``, and what compares models refuses them.
+
+One scene and receiver at a time it factorises like a one-step likelihood, so it fills the same receiver tables.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pyro_nri.dynamics.impulses import ImpulseFeatures
+from pyro_nri.dynamics.pair_forces import INTEGRATED, PairForces
+from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.receivers import (
+    CHUNK_FLOATS,
+    AbstractLikelihood,
+    MessageCache,
+    ReceiverTable,
+    grouped_table,
+    num_codes,
+    structure_of,
+    sums_of_codes,
+)
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+
+
+class ImpulsePower(nn.Module):
+    """Power to which the composite likelihood of a receiver is raised, so that it is as sure as it may be.
+
+    ``exp(weight @ covariates)``; weight 0, the start, leaves the likelihood as it is. Fitted by
+    :func:`pyro_nri.learning.calibration.calibrate`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(5))
+        self.weight: Tensor
+
+    def covariates(self, features: ImpulseFeatures) -> Tensor:
+        """One, share of frames with integrated paths, log number of frames, their product, any: ``[B, N, 5]``."""
+        counted = features.mask.to(features.target.dtype)  # [B, T - 1, N]
+        number = counted.sum(1).clamp(min=1)
+        share = torch.zeros_like(number)
+        if features.context.shape[-1] > INTEGRATED:
+            share = (features.context[..., INTEGRATED] * counted).sum(1) / number
+        length = (number / 48).log()  # against the 49 frames of NRI's protocol
+        return torch.stack([torch.ones_like(share), share, length, share * length, (share > 0).to(share)], -1)
+
+    def forward(self, features: ImpulseFeatures) -> Tensor:
+        """Power of each receiver's log-likelihood, ``[B, N]``."""
+        return (self.covariates(features) @ self.weight.to(features.target.dtype)).clamp(-5, 5).exp()
+
+
+def impulse_log_prob(
+    laws_impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise, incoming: Tensor
+) -> Tensor:
+    """Terms of the composite log-likelihood of given structures, differentiable in law and noise.
+
+    Args:
+        laws_impulses: impulses of all types, ``[B, T - 1, N, N - 1, K, S]``.
+        features: of the same B scenes.
+        noise: of the impulses.
+        incoming: types of the edges into each receiver, long ``[B, N, N - 1]``.
+
+    Returns:
+        ``[B, T - 1, N]``, 0 where a transition does not count.
+    """
+    predicted = chosen_impulses(laws_impulses, incoming)
+    context = features.context if noise.uses_context else None
+    log_prob = noise(predicted, context).log_prob(features.target)
+    return torch.where(features.mask, log_prob, torch.zeros_like(log_prob))
+
+
+def chosen_impulses(impulses: Tensor, incoming: Tensor) -> Tensor:
+    """Sum over senders of the impulses of the given types: ``[B, T - 1, N, S]``."""
+    size = impulses.shape[-1]
+    index = incoming[:, None, :, :, None, None].expand(*impulses.shape[:-2], 1, size)
+    return impulses.gather(-2, index).squeeze(-2).sum(-2)
+
+
+def table_of_impulses(impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise) -> Tensor:
+    """Composite log-likelihood of every code of every receiver, float64 ``[B, N, K ** (N - 1)]``."""
+    summed = sums_of_codes(impulses)  # [B, T - 1, N, R, S]
+    context = features.context[..., None, :] if noise.uses_context else None
+    log_prob = noise(summed, context).log_prob(features.target[..., None, :])
+    return torch.where(features.mask[..., None], log_prob, torch.zeros_like(log_prob)).double().sum(1)
+
+
+def refined_features(
+    dynamics: PairForces, scenes: Scenes, guess: Callable[[ImpulseFeatures], Tensor]
+) -> ImpulseFeatures:
+    """Features with integrated paths where forces change fast, under the structures that explain them best.
+
+    Candidates for the reference of a frame's path are: all edges of one type, for each type, and a guess from cubic
+    paths.
+
+    Args:
+        dynamics: frozen laws.
+        scenes: B scenes in raw units.
+        guess: from features with cubic paths to a structure ``[B, E]``.
+
+    Returns:
+        Features in the dtype of the laws.
+    """
+    features = dynamics.features(scenes)
+    dtype = dynamics.laws.low.dtype
+    if dynamics.circular or not dynamics.laws.is_fitted:
+        return features.to(dtype)
+    guessed = guess(features.to(dtype))
+    uniform = [torch.full_like(guessed, k) for k in range(dynamics.num_edge_types)]
+    return dynamics.refine(features, scenes, [*uniform, guessed]).to(dtype)
+
+
+def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: ImpulseFeatures) -> Tensor:
+    """For each receiver the types of its incoming edges under which it is most likely, long ``[B, E]``.
+
+    All codes are tried where they are few; else senders are improved one after the other, starting from type 0.
+    """
+    num_types, num_entities = dynamics.num_edge_types, features.target.shape[2]
+    impulses = features.impulses(dynamics.laws)
+    if num_codes(num_types, num_entities) <= 1024:
+        return structure_of(table_of_impulses(impulses, features, noise).argmax(-1), num_types)
+    incoming = torch.zeros(impulses.shape[0], num_entities, num_entities - 1, dtype=torch.long)
+    context = features.context[..., None, :] if noise.uses_context else None
+    for _ in range(3):
+        for sender in range(num_entities - 1):
+            others = chosen_impulses(impulses, incoming) - impulses[:, :, :, sender].gather(
+                -2, incoming[:, None, :, sender, None, None].expand(*impulses.shape[:3], 1, impulses.shape[-1])
+            ).squeeze(-2)
+            tried = others[..., None, :] + impulses[:, :, :, sender]  # [B, T - 1, N, K, S]
+            log_prob = noise(tried, context).log_prob(features.target[..., None, :])
+            total = torch.where(features.mask[..., None], log_prob, torch.zeros_like(log_prob)).sum(1)
+            incoming[:, :, sender] = total.argmax(-1)
+    structure = torch.empty(len(incoming), edges.num_edges(num_entities), dtype=torch.long)
+    structure[:, edges.incoming_edges(num_entities).reshape(-1)] = incoming.flatten(1)
+    return structure
+
+
+def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> ReceiverTable:
+    """Composite log-likelihoods of all codes of all receivers, summed over the scenes of each group.
+
+    Args:
+        dynamics: frozen laws.
+        noise: frozen noise of the impulses.
+        power: how sure each receiver's likelihood may be.
+        scenes: B scenes in G groups, raw units.
+    """
+    count = num_codes(dynamics.num_edge_types, scenes.num_entities)
+    tables = []
+    with torch.no_grad():
+        for features in _feature_chunks(dynamics, noise, scenes):
+            impulses = features.impulses(dynamics.laws)
+            per_scene = features.target[0].numel() * count * 2
+            size = max(1, CHUNK_FLOATS // per_scene)
+            strength = power(features)[..., None]
+            for start in range(0, len(impulses), size):
+                some = slice(start, start + size)
+                part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], ())
+                tables.append(table_of_impulses(impulses[some], part, noise) * strength[some])
+    return grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
+
+
+def impulse_cache(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> MessageCache:
+    """The impulses themselves, for scenes whose receiver table would be too large."""
+    parts = []
+    with torch.no_grad():
+        for features in _feature_chunks(dynamics, noise, scenes):
+            impulses = features.impulses(dynamics.laws)
+            parts.append((impulses, features.target, features.mask, features.context, power(features)))
+    impulses, target, mask, context, strength = (torch.cat(values) for values in zip(*parts, strict=True))
+
+    def score(scene: Tensor, receiver: Tensor, summed: Tensor) -> Tensor:
+        each = context[scene, :, receiver] if noise.uses_context else None
+        log_prob = noise(summed, each).log_prob(target[scene, :, receiver]) * strength[scene, receiver, None]
+        return torch.where(mask[scene, :, receiver], log_prob, torch.zeros_like(log_prob))
+
+    return MessageCache(impulses, score, scenes, is_density=False)
+
+
+def _feature_chunks(dynamics: PairForces, noise: AbstractNoise, scenes: Scenes) -> Iterator[ImpulseFeatures]:
+    """Features of a few scenes at a time: those of many need gigabytes."""
+    size = max(1, 4 * CHUNK_FLOATS // (scenes.num_frames * scenes.num_edges * 48))
+    for start in range(0, scenes.num_scenes, size):
+        part = scenes[start : start + size]
+        yield refined_features(dynamics, part, lambda features: most_likely_structure(dynamics, noise, features))
+
+
+class GramLikelihood(AbstractLikelihood):
+    """Composite likelihood with given precisions: a quadratic form in the one-hot of a receiver's incoming types.
+
+    ``-1/2 sum_t w_t |y_t - sum_e I_e(t)|²`` needs the impulses only through their Gram matrix, so an evaluation costs
+    O(N²) and a single flip O(N), whatever T is. For normal noise this is the log-likelihood itself; Student-t noise is
+    a scale mixture of it: given the precisions drawn by :meth:`draw_precision` it is the conditional one.
+
+    Args:
+        impulses: ``[B, T - 1, N, N - 1, K, S]``.
+        features: of the same scenes.
+        precision: ``[B, T - 1, N, S]``.
+        scenes: B scenes in G groups.
+    """
+
+    is_density = False
+
+    def __init__(self, impulses: Tensor, features: ImpulseFeatures, precision: Tensor, scenes: Scenes) -> None:
+        self.num_edge_types = impulses.shape[-2]
+        self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
+        weight = (precision * features.mask[..., None]).double()
+        flat = impulses.double().flatten(-3, -2).movedim(1, 2)  # [B, N, T - 1, (N - 1) K, S]
+        weight, target = weight.movedim(1, 2), features.target.double().movedim(1, 2)  # [B, N, T - 1, S]
+        weighted = flat * weight[..., None, :]
+        gram = torch.einsum("bntas,bntcs->bnac", weighted, flat)
+        linear = torch.einsum("bntas,bnts->bna", weighted, target)
+        constant = (weight * target.square()).sum((-1, -2))
+        normaliser = torch.where(weight > 0, weight.clamp(min=1e-300) / (2 * torch.pi), torch.ones_like(weight)).log()
+        constant = -(constant - normaliser.sum((-1, -2))) / 2
+        shape = (scenes.num_groups, scenes.num_entities)
+        index = scenes.group_index
+        self.gram = gram.new_zeros(*shape, *gram.shape[2:]).index_add(0, index, gram)
+        self.linear = linear.new_zeros(*shape, linear.shape[-1]).index_add(0, index, linear)
+        self.constant = constant.new_zeros(shape).index_add(0, index, constant)
+
+    def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        one_hot = self._one_hot(structure)  # [C, G, N, (N - 1) K]
+        quadratic = torch.einsum("cgna,gnab,cgnb->cgn", one_hot, self.gram, one_hot)
+        return self.constant + torch.einsum("cgna,gna->cgn", one_hot, self.linear) - quadratic / 2
+
+    def flip_terms(self, structure: Tensor) -> Tensor:
+        """Change of the log-likelihood if one edge took another type, for every edge and type: ``[C, G, E, K]``."""
+        num_entities = edges.num_entities_of(structure.shape[-1])
+        one_hot = self._one_hot(structure)
+        slope = self.linear - torch.einsum("gnab,cgnb->cgna", self.gram, one_hot)  # [C, G, N, (N - 1) K]
+        shape = (*slope.shape[:-1], num_entities - 1, self.num_edge_types)
+        slope, one_hot = slope.view(shape), one_hot.view(shape)
+        own = self.gram.view(*self.gram.shape[:2], *(shape[-2:] * 2))
+        own = own.diagonal(dim1=2, dim2=4).movedim(-1, 2)  # [G, N, N - 1, K, K]
+        before = (slope * one_hot).sum(-1, keepdim=True)
+        diagonal = own.diagonal(dim1=-2, dim2=-1)
+        cross = torch.einsum("gnskl,cgnsl->cgnsk", own, one_hot)
+        current = (diagonal * one_hot).sum(-1, keepdim=True)
+        # From type l to k: slope_k - slope_l - (G_kk - 2 G_kl + G_ll) / 2.
+        change = slope - before - (diagonal - 2 * cross + current) / 2
+        result = change.new_empty(*structure.shape, self.num_edge_types)
+        result[..., edges.incoming_edges(num_entities).reshape(-1).to(structure.device), :] = change.flatten(-3, -2)
+        return result
+
+    def _one_hot(self, structure: Tensor) -> Tensor:
+        num_entities = edges.num_entities_of(structure.shape[-1])
+        incoming = structure.long()[..., edges.incoming_edges(num_entities).to(structure.device)]
+        return torch.nn.functional.one_hot(incoming, self.num_edge_types).flatten(-2).to(self.gram)
+
+
+def draw_precision(
+    residual: Tensor, noise: AbstractNoise, context: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """Draw the precisions of the Gaussian scale mixture given residuals ``[*batch, S]``: ``[*batch, S]``.
+
+    For Student-t noise the precision given the residual is a gamma variable whose mean is
+    :meth:`~pyro_nri.model.noise.AbstractNoise.precision`; its shape is (degrees of freedom + number of variables that
+    share it) / 2. Normal noise has fixed precisions.
+    """
+    mean = noise.precision(residual, context)
+    shape = noise.mixture_shape(residual.shape[-1])
+    if shape is None:
+        return mean
+    count = residual.shape[:-1] if noise.uses_context else residual.shape
+    each = torch.full(count, shape, dtype=residual.dtype)
+    gamma = torch._standard_gamma(each, generator=generator) / shape
+    return mean * (gamma[..., None] if noise.uses_context else gamma)
