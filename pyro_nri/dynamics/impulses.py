@@ -188,7 +188,8 @@ def path_block(path: Tensor, sign: Tensor, weight: Tensor, edge_exists: Tensor, 
     """
     sender = incoming_senders(path.shape[-3], path.device)
     apart = path[..., :, None, :, :] - path[..., sender, :, :]  # [*rows, N, N - 1, Q, S]
-    distance = apart.norm(dim=-1).clamp(min=torch.finfo(path.dtype).tiny ** 0.25)
+    # Forces are divided by it, in single precision too: it must not become 0 there.
+    distance = apart.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny ** 0.5)
     direction = apart / distance[..., None] * sign[..., :, None, :, :] * weight[:, None]
     return PathBlock(row, distance, direction * edge_exists[..., None, None])
 

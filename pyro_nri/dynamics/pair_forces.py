@@ -146,7 +146,8 @@ class PairForces(AbstractDynamics):
         sender, receiver = edges.senders(num_entities), edges.receivers(num_entities)
         seen = scenes.observation_mask[..., sender] & scenes.observation_mask[..., receiver]  # [B, T, E]
         distance = (position[..., sender, :] - position[..., receiver, :]).norm(dim=-1)
-        return distance[seen]
+        occurring: Tensor = distance[seen]
+        return occurring
 
     # --- the forward model -------------------------------------------------------------------------------------------
     def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:
@@ -168,9 +169,12 @@ class PairForces(AbstractDynamics):
         else:
             coordinate = apart.norm(dim=-1).clamp(min=torch.finfo(apart.dtype).tiny ** 0.25)
             direction = apart / coordinate[..., None]
+        forces: Tensor
         if structure is None:
-            return self.laws(coordinate, table)[..., None] * direction[..., None, :]
-        return self.laws.select(coordinate, structure, table)[..., None] * direction
+            forces = self.laws(coordinate, table)[..., None] * direction[..., None, :]
+        else:
+            forces = self.laws.select(coordinate, structure, table)[..., None] * direction
+        return forces
 
     def _move(self, state: Tensor, summed: Tensor, duration: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(state.shape[:-1], summed.shape[:-1])
@@ -333,7 +337,8 @@ class PairForces(AbstractDynamics):
         trajectory = scenes.trajectory.double()
         position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
         end, after, _ = unfold(position, velocity, self.low.double(), self.high.double(), scenes.time_step)
-        return (end - position[:, :-1] - scenes.time_step * (velocity[:, :-1] + after) / 2).norm(dim=-1)
+        error: Tensor = (end - position[:, :-1] - scenes.time_step * (velocity[:, :-1] + after) / 2).norm(dim=-1)
+        return error
 
     def _integrate(self, state: Tensor, structure: Tensor, edge_mask: Tensor, duration: float) -> Tensor:
         """Positions on :data:`NUM_PATH_STEPS` sub-steps and at the start, ``[R, N, NUM_PATH_STEPS + 1, S]``."""

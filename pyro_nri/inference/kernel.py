@@ -77,10 +77,10 @@ class StructureKernel(MCMCKernel):
     def setup(self, warmup_steps: int, scenes: Scenes, *args: Any, **kwargs: Any) -> None:
         """Prepare the likelihood of the scenes and reset every counter; called by ``MCMC`` before each chain."""
         self.model.prior.check_closed()
-        scenes = self.model.prepare(scenes)
         with torch.no_grad():
-            prior = self.model.structure_prior(scenes)
             likelihood = self.model.likelihood(scenes, cache=self.cache)
+            scenes = self.model.prepare(scenes)
+            prior = self.model.structure_prior(scenes)
         table = likelihood if isinstance(likelihood, ReceiverTable) else None
         probabilities = None if self.encoder is None else log_q(self.encoder, scenes)
         target = StructureTarget(likelihood, prior)

@@ -32,6 +32,7 @@ def infer(
     method: str = "auto",
     encoder: Encoder | None = None,
     proposal: str = "auto",
+    likelihood: str = "auto",
     cache: str = "auto",
     num_chains: int = 4,
     num_draws: int = 500,
@@ -55,6 +56,8 @@ def infer(
             fits.
         encoder: the learned proposal, if there is one.
         proposal: "auto", "uniform", "neural" or "exact": which moves the chains make.
+        likelihood: "impulse", "forward" or "auto": which likelihood of pair forces, see
+            :meth:`SceneModel.likelihood`; other models have the forward one.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
         num_chains: C; chains start from prior draws.
         num_draws: draws that each chain keeps.
@@ -97,6 +100,7 @@ def infer(
     arguments: dict[str, Any] = {
         "encoder": encoder,
         "proposal": proposal,
+        "likelihood": likelihood,
         "cache": cache,
         "num_chains": num_chains,
         "num_draws": num_draws,
@@ -120,17 +124,17 @@ def infer(
             return concatenate_draws(parts)
         tasks = [(model, shard, {"method": method, **arguments}) for shard in shards]
         return concatenate_draws(list(executor.map(_infer_shard, tasks)))
-    scenes = model.prepare(scenes)
     with torch.no_grad():
+        evaluated = model.likelihood(scenes, kind=likelihood, cache=cache)
+        scenes = model.prepare(scenes)
         prior = model.structure_prior(scenes)
-        likelihood = model.likelihood(scenes, cache=cache)
     stream = Stream(seed, keys(scenes.group_names, prior.edge_mask.device), num_chains)
-    if method == "exact" or (method == "auto" and can_enumerate(likelihood, prior)):
-        draws = _exact_draws(likelihood, prior, stream, scenes.group_names, num_draws)
+    if method == "exact" or (method == "auto" and can_enumerate(evaluated, prior)):
+        draws = _exact_draws(evaluated, prior, stream, scenes.group_names, num_draws)
         if on_segment is not None:
             on_segment(draws)
         return draws
-    table = likelihood if isinstance(likelihood, ReceiverTable) else None
+    table = evaluated if isinstance(evaluated, ReceiverTable) else None
     probabilities = None if encoder is None else log_q(encoder, scenes)
     moves = make_proposal(proposal, prior, table=table, log_q=probabilities, seed=seed)
     if resume is not None:
@@ -138,7 +142,7 @@ def infer(
     warmup, kept = _parts(resume)
     latest = kept or warmup
     chains = Chains(
-        StructureTarget(likelihood, prior),
+        StructureTarget(evaluated, prior),
         moves,
         stream,
         schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),

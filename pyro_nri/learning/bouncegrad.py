@@ -225,7 +225,9 @@ class BounceGrad:
         """Fix what a prior leaves open until modules tell types apart: the table of types by labels."""
         members = [scene for group in self.groups[:MAX_GROUPS_FOR_TABLE] for scene in group]
         likelihood = self.objective.likelihood(members, "table" if self._few_codes() else "auto")
-        prior: ChargesPrior = self.model.prior
+        prior = self.model.prior
+        if not isinstance(prior, ChargesPrior):
+            return
         prior.set_table(choose_table(prior, likelihood, likelihood.edge_mask)[0])
 
     def _search(self, members: list[int], batch: Tensor, stream: Stream) -> tuple[Tensor, float, float]:

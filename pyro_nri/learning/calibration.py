@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import rollout, teacher_forcing
 from pyro_nri.inference.streams import generator
 from pyro_nri.model.impulse import most_likely_structure, refined_features, table_of_impulses
@@ -39,11 +38,11 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int
         structure: inferred or given structures, long ``[G, E]``.
         seed: fixes starts and measurement noise.
     """
-    dynamics = model.dynamics
-    if not isinstance(dynamics, PairForces) or num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
+    dynamics, noise, power = model.impulse_parts
+    if num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
         return
     simulated = simulate_again(model, scenes, structure, seed=seed)
-    if simulated is None:
+    if simulated is None or simulated.edge_type is None:
         return
     truth_codes = codes_of(simulated.edge_type, model.num_edge_types)  # [B, N]
     types = code_types(model.num_edge_types, scenes.num_entities)  # [R, N - 1]
@@ -53,12 +52,10 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int
     with torch.no_grad():
         for window in sorted({min(window, scenes.num_frames) for window in (*WINDOWS, scenes.num_frames)}):
             part = simulated.frames(0, window)
-            features = refined_features(
-                dynamics, part, lambda smooth: most_likely_structure(dynamics, model.impulse_noise, smooth)
-            )
-            table = table_of_impulses(features.impulses(dynamics.laws), features, model.impulse_noise)
-            cases.append((table.double(), model.impulse_power.covariates(features).double()))
-    weight = torch.zeros(model.impulse_power.weight.shape, dtype=torch.float64, requires_grad=True)
+            features = refined_features(dynamics, part, lambda smooth: most_likely_structure(dynamics, noise, smooth))
+            table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
+            cases.append((table.double(), power.covariates(features).double()))
+    weight = torch.zeros(power.weight.shape, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight], max_iter=50, line_search_fn="strong_wolfe")
     truth = types[truth_codes]  # [B, N, N - 1]
 
@@ -76,7 +73,7 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int
     with torch.enable_grad():
         optimizer.step(closure)
     if weight.isfinite().all():
-        model.impulse_power.weight.copy_(weight.detach())
+        power.weight.copy_(weight.detach())
 
 
 def simulate_again(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int) -> Scenes | None:
@@ -96,11 +93,11 @@ def simulate_again(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed
     complete = scenes.complete_frame
     starts, structures, kept = [], [], []
     for scene in chosen:
-        frames = complete[scene].nonzero().squeeze(-1)
-        if len(frames) == 0:
+        seen = complete[scene].nonzero().squeeze(-1)
+        if len(seen) == 0:
             continue
         for place in torch.rand(2, generator=random).tolist():
-            starts.append(scenes.trajectory[scene, frames[int(place * len(frames))]].double())
+            starts.append(scenes.trajectory[scene, seen[int(place * len(seen))]].double())
             structures.append(structure[scenes.group_index[scene]])
             kept.append(scene)
     if not starts:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_nri.dynamics.force_laws import NUM_SPLINES
+from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
 from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import teacher_forcing
@@ -25,7 +25,7 @@ from pyro_nri.model.impulse import (
     refined_features,
     table_of_impulses,
 )
-from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.noise import AbstractNoise, GeometricNoise
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import grouped_table, num_codes
 from pyro_nri.scenes import edges
@@ -80,9 +80,7 @@ def fit_laws(
     Raises:
         ValueError: the model has other dynamics.
     """
-    dynamics, noise = model.dynamics, model.impulse_noise
-    if not isinstance(dynamics, PairForces) or noise is None:
-        raise ValueError("laws are fitted for pair forces, and this model has other dynamics")
+    dynamics, noise, _ = model.impulse_parts
     started = time.monotonic()
     if scenes.num_groups > MAX_SCENES:
         chosen = torch.randperm(scenes.num_groups, generator=generator(seed, "laws"))[:MAX_SCENES].sort().values
@@ -121,7 +119,7 @@ def _draw_structure(
     model: SceneModel, features: ImpulseFeatures, scenes: Scenes, stream: Stream, number: int
 ) -> Tensor:
     """Structures drawn from the posterior, ``[G, E]``; updates learned type weights to what the posterior expects."""
-    dynamics, noise = model.dynamics, model.impulse_noise
+    dynamics, noise, _ = model.impulse_parts
     if num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
         return most_likely_structure(dynamics, noise, features)[scenes.group_first_scene]
     table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
@@ -151,9 +149,7 @@ def _fit_round(
     own = None if context is None else context[mask]
     if first:
         fit_noise(noise, residual, own)
-    size = laws.table().square().mean().sqrt().clamp(min=1e-12)
-    penalty = _roughness(num_types, circular=laws.circular) / (ROUGHNESS * size) ** 2
-    penalty = penalty + 1e-6 / size**2 * torch.eye(len(penalty), dtype=penalty.dtype)  # types that nothing speaks of
+    penalty = law_penalty(laws)
     for _ in range(3):
         precision = noise.precision(residual, own).flatten()
         coefficient = _solve(design, target.flatten(), precision, penalty, laws.no_interaction)
@@ -172,15 +168,24 @@ def _solve(design: Tensor, target: Tensor, precision: Tensor, penalty: Tensor, n
     if no_interaction:  # the law of type 0 is zero
         coefficient = linear.new_zeros(len(linear))
         coefficient[NUM_SPLINES:] = torch.linalg.solve(system[NUM_SPLINES:, NUM_SPLINES:], linear[NUM_SPLINES:])
-        return coefficient
-    return torch.linalg.solve(system, linear)
+    else:
+        coefficient = torch.linalg.solve(system, linear)
+    return coefficient
+
+
+def law_penalty(laws: ForceLaws) -> Tensor:
+    """The smooth prior of spline coefficients as a quadratic form, ``[K * NUM_SPLINES, K * NUM_SPLINES]``."""
+    size = laws.table().square().mean().sqrt().clamp(min=1e-12)
+    penalty = _roughness(laws.num_edge_types, circular=laws.circular) / (ROUGHNESS * size) ** 2
+    return penalty + 1e-6 / size**2 * torch.eye(len(penalty), dtype=penalty.dtype)  # types that nothing speaks of
 
 
 def _roughness(num_types: int, *, circular: bool) -> Tensor:
     """Sum of squared second differences of each law's coefficients as a quadratic form."""
     identity = torch.eye(NUM_SPLINES, dtype=torch.float64)
     second = identity.roll(1, 0) - 2 * identity + identity.roll(-1, 0) if circular else identity.diff(n=2, dim=0)
-    return torch.block_diag(*[second.T @ second] * num_types)
+    penalty: Tensor = torch.block_diag(*[second.T @ second] * num_types)
+    return penalty
 
 
 def fit_noise(noise: AbstractNoise, residual: Tensor, context: Tensor | None, mask: Tensor | None = None) -> None:
@@ -200,8 +205,8 @@ def fit_noise(noise: AbstractNoise, residual: Tensor, context: Tensor | None, ma
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = -noise(torch.zeros_like(residual), context).log_prob(residual).mean()
-        if noise.uses_context:
+        loss: Tensor = -noise(torch.zeros_like(residual), context).log_prob(residual).mean()
+        if isinstance(noise, GeometricNoise):
             loss = loss + 1e-4 * noise.context_weight.square().sum()
         loss.backward()
         return loss

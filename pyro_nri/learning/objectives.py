@@ -73,15 +73,16 @@ class ImpulseObjective(AbstractObjective):
 
     def __init__(self, model: SceneModel, search: Scenes, scoring: Scenes) -> None:
         self.model = model
+        self.dynamics, self.noise, _ = model.impulse_parts
         self.search = search
         self.scoring = scoring
         self.kept: dict[int, ImpulseFeatures] = {}
 
     def _features(self, scenes: Scenes, members: list[int]) -> ImpulseFeatures:
         if scenes.num_scenes > MAX_KEPT_SCENES:
-            return self.model.dynamics.features(scenes[members])
+            return self.dynamics.features(scenes[members])
         if id(scenes) not in self.kept:
-            self.kept[id(scenes)] = self.model.dynamics.features(scenes)
+            self.kept[id(scenes)] = self.dynamics.features(scenes)
         return self.kept[id(scenes)][members]
 
     def likelihood(self, members: list[int], cache: str) -> AbstractLikelihood:
@@ -89,7 +90,7 @@ class ImpulseObjective(AbstractObjective):
             return self.model.likelihood(self.search[members], kind="impulse", cache=cache)
         features = self._features(self.search, members)
         with torch.no_grad():
-            table = table_of_impulses(features.impulses(self.model.dynamics.laws), features, self.model.impulse_noise)
+            table = table_of_impulses(features.impulses(self.dynamics.laws), features, self.noise)
         return grouped_table(table, self.model.num_edge_types, self.search[members], is_density=False)
 
     def loss(self, members: list[int], structure: Tensor) -> Tensor:
@@ -97,9 +98,9 @@ class ImpulseObjective(AbstractObjective):
         features = self._features(self.scoring, members)
         incoming = edges.incoming_edges(scenes.num_entities).to(structure.device)
         log_prob = impulse_log_prob(
-            features.impulses(self.model.dynamics.laws),
+            features.impulses(self.dynamics.laws),
             features,
-            self.model.impulse_noise,
+            self.noise,
             structure[scenes.group_index][:, incoming],
         )
         total = log_prob.sum() + self.model.structure_prior(scenes).log_prob(structure).sum()

@@ -116,6 +116,18 @@ class SceneModel(PyroModule):
         return self.score_scale.dtype
 
     @property
+    def impulse_parts(self) -> tuple[PairForces, AbstractNoise, ImpulsePower]:
+        """What the impulse likelihood is made of: dynamics, noise of the impulses, power.
+
+        Raises:
+            ValueError: the dynamics are not pair forces.
+        """
+        dynamics = self.dynamics
+        if not isinstance(dynamics, PairForces) or self.impulse_noise is None or self.impulse_power is None:
+            raise ValueError("the impulse likelihood belongs to pair forces, and this model has other dynamics")
+        return dynamics, self.impulse_noise, self.impulse_power
+
+    @property
     def scaling(self) -> Scaling:
         """Constants of scaled units, fitted on training scenes, ``[D]`` each."""
         return Scaling(self.score_offset, self.score_scale)
@@ -142,10 +154,11 @@ class SceneModel(PyroModule):
         noise.fit_scaling(change, context)
         dynamics: AbstractDynamics = self.dynamics
         dynamics.fit_scaling(scenes)
-        if isinstance(dynamics, PairForces):
-            features = dynamics.features(scenes)
+        if self.impulse_noise is not None:
+            pair_forces, impulse_noise, _ = self.impulse_parts
+            features = pair_forces.features(scenes)
             typical = features.target.abs()[features.mask].median(0).values.clamp(min=1e-12)
-            self.impulse_noise.fit_scaling(typical, features.context[features.mask])
+            impulse_noise.fit_scaling(typical, features.context[features.mask])
 
     def prepare(self, scenes: Scenes) -> Scenes:
         """Scenes with floats in the dtype and on the device of the modules.
@@ -309,15 +322,15 @@ class SceneModel(PyroModule):
             raise ValueError(f"kind must be auto, forward or impulse, found {kind!r}")
         if cache not in ("auto", "table", "messages", "none"):
             raise ValueError(f"cache must be auto, table, messages or none, found {cache!r}")
-        if kind == "impulse" and self.impulse_noise is None:
-            raise ValueError("the impulse likelihood belongs to pair forces, and this model has other dynamics")
+        if kind == "impulse":
+            _ = self.impulse_parts  # refuses other dynamics
         prepared = self.prepare(scenes)
         fits = num_codes(self.num_edge_types, scenes.num_entities) <= MAX_TABLE_CODES
         if kind != "forward" and self.impulse_noise is not None and self.horizon == 1 and cache != "none":
             precise = scenes.to(torch.float64, self.score_scale.device)
             if cache == "table" or (cache == "auto" and fits):
-                return impulse_table(self.dynamics, self.impulse_noise, self.impulse_power, precise)
-            return impulse_cache(self.dynamics, self.impulse_noise, self.impulse_power, precise)
+                return impulse_table(*self.impulse_parts, precise)
+            return impulse_cache(*self.impulse_parts, precise)
         if kind == "impulse":
             raise ValueError(
                 f"the impulse likelihood has one step and a cache, found horizon {self.horizon}, {cache!r}"
