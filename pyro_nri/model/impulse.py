@@ -121,13 +121,14 @@ def refined_features(
 def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: ImpulseFeatures) -> Tensor:
     """For each receiver the types of its incoming edges under which it is most likely, long ``[B, E]``.
 
-    All codes are tried where they are few; else senders are improved one after the other, starting from type 0.
+    All codes are tried where they are few; else senders are improved one after the other, starting from the least
+    squares solution in which types may be mixed.
     """
     num_types, num_entities = dynamics.num_edge_types, features.target.shape[2]
     impulses = features.impulses(dynamics.laws)
     if num_codes(num_types, num_entities) <= 1024:
         return structure_of(table_of_impulses(impulses, features, noise).argmax(-1), num_types)
-    incoming = torch.zeros(impulses.shape[0], num_entities, num_entities - 1, dtype=torch.long)
+    incoming = _relaxed_types(impulses, features, noise)
     context = features.context[..., None, :] if noise.uses_context else None
     for _ in range(3):
         for sender in range(num_entities - 1):
@@ -141,6 +142,24 @@ def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: 
     structure = torch.empty(len(incoming), edges.num_edges(num_entities), dtype=torch.long)
     structure[:, edges.incoming_edges(num_entities).reshape(-1)] = incoming.flatten(1)
     return structure
+
+
+def _relaxed_types(impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise) -> Tensor:
+    """Largest weights of a least squares fit whose weights of types sum to 1 for each sender, long ``[B, N, N - 1]``."""
+    base = impulses[..., :1, :]
+    change = (impulses[..., 1:, :] - base).flatten(-3, -2)  # [B, T - 1, N, (N - 1) (K - 1), S]
+    if change.shape[-2] == 0:
+        return torch.zeros(impulses.shape[0], *impulses.shape[2:4], dtype=torch.long, device=impulses.device)
+    target = features.target - base.squeeze(-2).sum(-2)
+    context = features.context if noise.uses_context else None
+    precision = noise.precision(torch.zeros_like(target), context) * features.mask[..., None]
+    weighted = change * precision[..., None, :]
+    gram = torch.einsum("btnas,btncs->bnac", weighted, change)
+    linear = torch.einsum("btnas,btns->bna", weighted, target)
+    diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=torch.finfo(gram.dtype).tiny ** 0.5)
+    ridge = 1e-6 * diagonal[..., None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    weight = torch.linalg.solve(gram + ridge, linear).unflatten(-1, (impulses.shape[3], -1))
+    return torch.cat([1 - weight.sum(-1, keepdim=True), weight], -1).argmax(-1)
 
 
 def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> ReceiverTable:
@@ -204,11 +223,20 @@ class GramLikelihood(AbstractLikelihood):
         features: of the same scenes.
         precision: ``[B, T - 1, N, S]``.
         scenes: B scenes in G groups.
+        power: power of each receiver's likelihood, ``[B, N]``; 1 by default.
     """
 
     is_density = False
 
-    def __init__(self, impulses: Tensor, features: ImpulseFeatures, precision: Tensor, scenes: Scenes) -> None:
+    def __init__(
+        self,
+        impulses: Tensor,
+        features: ImpulseFeatures,
+        precision: Tensor,
+        scenes: Scenes,
+        *,
+        power: Tensor | None = None,
+    ) -> None:
         self.num_edge_types = impulses.shape[-2]
         self.edge_mask = scenes.edge_mask[scenes.group_first_scene]
         weight = (precision * features.mask[..., None]).double()
@@ -222,6 +250,10 @@ class GramLikelihood(AbstractLikelihood):
         constant = -(constant - normaliser.sum((-1, -2))) / 2
         shape = (scenes.num_groups, scenes.num_entities)
         index = scenes.group_index
+        if power is not None:
+            strength = power.double()
+            gram, linear = gram * strength[..., None, None], linear * strength[..., None]
+            constant = constant * strength
         self.gram = gram.new_zeros(*shape, *gram.shape[2:]).index_add(0, index, gram)
         self.linear = linear.new_zeros(*shape, linear.shape[-1]).index_add(0, index, linear)
         self.constant = constant.new_zeros(shape).index_add(0, index, constant)

@@ -309,7 +309,7 @@ class SceneModel(PyroModule):
             kind: "forward", the density of the program; "impulse", the composite likelihood of pair forces; or
                 "auto": impulse where it exists and the horizon is 1.
             cache: "table" (all codes of all receivers), "messages" (all messages), "none" (evaluate the program each
-                time; any horizon), or "auto": the first that applies.
+                time; any horizon, always the forward density), or "auto": the first that applies.
 
         Raises:
             ValueError: a likelihood or a cache is asked for that the model does not admit.

@@ -54,6 +54,7 @@ class ModelSpec:
     num_substeps: int = 20
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "state_names", tuple(self.state_names))
         if not self.noise:
             suits = "student_t" if self.state_names == PHASE_STATE else DYNAMICS.get(self.dynamics, "student_t")
             object.__setattr__(self, "noise", suits)

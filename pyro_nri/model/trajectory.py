@@ -112,7 +112,10 @@ class Trajectory(dist.TorchDistribution):
         present = seen.new_ones(seen.shape[-1:]) if self.entity_mask is None else self.entity_mask
         complete = (seen | ~present[..., None, :]).all(-1)  # [*batch, T]
         start = torch.arange(self.event_shape[0], device=seen.device) // self.horizon * self.horizon
-        return complete[..., start, None] & seen[..., 1:, :]
+        scored = complete[..., start, None] & seen[..., 1:, :]
+        if self.noise.uses_context:  # the context is read at the frame before, also inside a block
+            scored = scored & complete[..., :-1, None]
+        return scored
 
     def _context(self, state: Tensor, *, has_frames: bool) -> Tensor | None:
         """What the noise depends on at observed states ``[*batch, N, D]`` or, with frames, ``[*batch, T, N, D]``."""

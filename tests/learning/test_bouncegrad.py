@@ -1,5 +1,6 @@
 """Training: what one step does, what survives an interruption, and whether it learns."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_nri.fitting import fit
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.bouncegrad import BounceGrad, Losses
 from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import simulate
 
 SPEC = ModelSpec(2, state_names=("x", "vx"), noise="normal")
 
@@ -341,6 +344,102 @@ def test_recordings_of_one_system_help_each_other():
     assert scenes.num_groups == 40
     checkpoint, _ = train(ModelSpec(2), scenes, num_steps=150)
     assert accuracy(checkpoint.model, scenes, types) > 0.95
+
+
+# --- pair forces -----------------------------------------------------------------------------------------------------
+PAIR_FORCES = ModelSpec(2, state_names=("x", "vx"), dynamics="pair-forces", num_substeps=2)
+
+
+@pytest.mark.parametrize("inner", ["exact", "annealing"])
+def test_one_step_of_pair_forces(inner):
+    """The laws, the noise of the impulses and the prior learn; the noise of the density is fitted later."""
+    scenes = random_scenes()
+    checkpoint = fresh(scenes, spec=PAIR_FORCES)
+    before = {name: value.detach().clone() for name, value in checkpoint.model.named_parameters()}
+    losses = trainer_of(checkpoint, scenes, inner=inner).step()
+    assert all(math.isfinite(value) for value in losses)
+    unchanged = {name for name, value in checkpoint.model.named_parameters() if torch.equal(value, before[name])}
+    assert unchanged == {name for name in before if name.startswith("noise.")}
+
+
+def test_module_loss_of_pair_forces_is_composite():
+    """Impulses of the two frames of a transition and the prior, for each receiver and axis."""
+    scenes = random_scenes()
+    checkpoint, again = fresh(scenes, spec=PAIR_FORCES), fresh(scenes, spec=PAIR_FORCES)
+    trainer = trainer_of(checkpoint, scenes, batch_size=8)
+    assert trainer.inner == "exact"
+    losses = trainer.step(torch.arange(8))
+    structure = trainer.structure[None]
+    total = again.model.likelihood(scenes, kind="impulse").log_likelihood(structure).sum()
+    total = total + again.model.structure_prior(scenes).log_prob(structure).sum()
+    assert losses.module_loss == pytest.approx(-total.item() / (8 * 5 * 3), rel=1e-9)
+    # several frames ahead there is no impulse: the density of the program
+    longer = fresh(scenes, spec=dataclasses.replace(PAIR_FORCES, horizon=3))
+    reference = fresh(scenes, spec=dataclasses.replace(PAIR_FORCES, horizon=3))
+    trainer = trainer_of(longer, scenes, batch_size=8)
+    assert trainer.inner == "annealing"
+    losses = trainer.step(torch.arange(8))
+    joint = reference.model.log_joint(scenes, trainer.structure[None]).sum()
+    assert losses.module_loss == pytest.approx(-joint.item() / (8 * 5 * 3 * 2), rel=1e-9)
+
+
+@pytest.mark.parametrize("inner", ["exact", "annealing"])
+def test_killed_training_of_pair_forces_goes_on_bit_for_bit(tmp_path, inner):
+    seen = torch.rand(8, 6, 3, generator=torch.Generator().manual_seed(0)) > 0.05
+    scenes = random_scenes(observation_mask=seen, structure_group=list("abacadef"))
+    whole = fresh(scenes, spec=PAIR_FORCES)
+    trainer = trainer_of(whole, scenes, inner=inner)
+    history = [trainer.step() for _ in range(12)]
+    first = fresh(scenes, spec=PAIR_FORCES)
+    killed = trainer_of(first, scenes, inner=inner)
+    for _ in range(5):
+        killed.step()
+    first.trainer = killed.state_dict()
+    save_checkpoint(first, tmp_path / "model.pt")
+    second = load_checkpoint(tmp_path / "model.pt")
+    resumed = trainer_of(second, scenes, inner=inner)
+    resumed.load_state_dict(second.trainer)
+    assert [resumed.step() for _ in range(7)] == history[5:]
+    assert same_weights(weights(whole.model), weights(second.model))
+    assert torch.equal(resumed.structure, trainer.structure)
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_pair_forces_learn_springs(tmp_path):
+    """Twenty scenes without labels: laws by gradient, polished in closed form; ten other scenes tell."""
+    scenes = simulate("springs", 20, seed=0)
+    new = simulate("springs", 10, first_scene=1000, seed=0)
+    checkpoint = fit(
+        scenes,
+        spec=ModelSpec(2, dynamics="pair-forces"),
+        num_steps=60,
+        learning_rate=5e-3,
+        law_bootstrap=0,
+        seed=0,
+    )
+    assert checkpoint.training["median_residual"] < 3e-4
+    likelihood = checkpoint.model.likelihood(new)
+    assert not likelihood.is_density
+    found = infer(checkpoint.model, new, method="exact", num_draws=1, seed=0).edge_probability.argmax(-1)
+    alignment = torch.tensor(checkpoint.alignment)
+    assert (alignment[torch.as_tensor(found)] == new.edge_type).double().mean() > 0.95
+    spring = checkpoint.alignment.index(1)
+    r = torch.linspace(0.5, 1.5, 20, dtype=torch.double)
+    torch.testing.assert_close(checkpoint.model.dynamics.laws(r)[:, spring], -0.1 * r, rtol=0, atol=5e-4)
+    # the file holds everything: laws, noises, power, walls
+    save_checkpoint(checkpoint, tmp_path / "model.pt")
+    loaded = load_checkpoint(tmp_path / "model.pt")
+    assert loaded.fingerprint == checkpoint.fingerprint
+    assert torch.equal(loaded.model.likelihood(new).table, likelihood.table)
+    every = torch.stack([new.edge_type, 1 - new.edge_type])
+    for kind in ("impulse", "forward"):
+        before, after = (
+            each.likelihood(new, kind=kind).log_likelihood(every) for each in (checkpoint.model, loaded.model)
+        )
+        assert torch.equal(before, after)
+    truth, opposite = checkpoint.model.likelihood(new, kind="forward").log_likelihood(alignment.argsort()[every])
+    assert (truth > opposite).all()
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
 from pyro_nri.dynamics.message_passing import MessagePassing
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.model.noise import NormalNoise
 from pyro_nri.model.priors import IndependentPrior
 from pyro_nri.model.program import SceneModel
+from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.scenes import Scenes
 
 
@@ -37,6 +39,8 @@ PROGRAMS = {
     "two hidden, shared": ({"num_hidden": 2, "horizon": 2}, {"groups": ["a", "b", "a", "a"]}),
     "hidden and padded": ({"num_hidden": 1, "num_entity_kinds": 2}, {"padded": [1], "kinds": 2}),
     "one scene": ({}, {"num_scenes": 1}),
+    "geometric": ({"noise": "geometric"}, {"padded": [1], "missing": 0.1}),
+    "geometric, hidden": ({"noise": "geometric", "num_hidden": 1}, {"groups": ["a", "b", "a", "a"]}),
 }
 
 
@@ -266,3 +270,100 @@ def test_parts_must_fit(prior, options, message):
     dynamics = MessagePassing(2, 2, generator=torch.Generator())
     with pytest.raises(ValueError, match=message):
         SceneModel(dynamics, NormalNoise(2), prior, **({"state_names": ("x", "vx")} | options))
+
+
+# --- pair forces -----------------------------------------------------------------------------------------------------
+def pair_forces_model(scenes, **options):
+    """Scaled on these scenes, with noises that feel the geometry."""
+    options = {"num_substeps": 3, "state_names": scenes.state_names} | options
+    spec = ModelSpec(2, dynamics="pair-forces", **options)
+    model = build_model(spec, torch.Generator().manual_seed(0))
+    model.fit_scaling(scenes)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for noise in (model.noise, model.impulse_noise):
+            for parameter in noise.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.double))
+    return model
+
+
+FORWARD = {
+    "normal": ({"noise": "normal"}, {"missing": 0.1}),
+    "student_t": ({"noise": "student_t", "prior": "symmetric"}, {"padded": [0, 2]}),
+    "geometric": ({}, {"missing": 0.1, "padded": [1]}),
+    "shared": ({}, {"groups": ["b", "a", "b", "b"]}),
+    "horizon": ({"horizon": 3}, {"num_frames": 8}),
+    "one sub-step": ({"num_substeps": 1}, {"missing": 0.1}),
+    "boundary": ({"boundary": 2.0, "no_interaction": True}, {}),
+    "charges": ({"prior": "charges"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_density_of_pair_forces_is_the_traced_program(make_scenes, name):
+    options, what = FORWARD[name]
+    scenes = make_scenes(**({"num_frames": 8} | what))
+    model = pair_forces_model(scenes, **options)
+    if name == "charges":
+        model.prior.set_table(torch.tensor([[1, 0], [0, 1]]))
+    structures = prior_draw(model, scenes, 3)
+    joint = model.log_joint(scenes, structures)
+    assert joint.shape == (3, scenes.num_groups)
+    assert joint.isfinite().all()
+    for c in range(3):
+        trace = poutine.trace(poutine.condition(model, data={"edge_type": structures[c]})).get_trace(scenes)
+        assert joint[c].sum().item() == pytest.approx(trace.log_prob_sum().item(), rel=1e-10)
+    # the density is that of "forward", whatever the composite likelihood says
+    forward = model.likelihood(scenes, kind="forward").log_likelihood(structures)
+    torch.testing.assert_close(forward, model.log_likelihood(scenes, structures).detach(), rtol=1e-10, atol=1e-8)
+
+
+def test_predictions_of_pair_forces(make_scenes):
+    scenes = make_scenes()
+    model = pair_forces_model(scenes, boundary=4.0)
+    torch.manual_seed(0)
+    drawn = Predictive(model, num_samples=3)(scenes, condition=False)["trajectory"]
+    assert drawn.shape == (3, 4, 4, 3, 2)
+    structures = prior_draw(model, scenes, 2)
+    found = model.predict(scenes, structures, start=1, num_steps=2)
+    state = scenes.trajectory[:, 1]
+    for t in range(2):
+        state = model.dynamics.step(state, structures[1]).detach()
+        torch.testing.assert_close(found[1, :, t], state)
+
+
+def test_fit_scaling_reaches_the_parts_of_pair_forces(make_scenes):
+    scenes = make_scenes(num_frames=12)
+    model = build_model(ModelSpec(2, dynamics="pair-forces", state_names=("x", "vx")), torch.Generator().manual_seed(0))
+    model.fit_scaling(scenes)
+    assert float(model.dynamics.time_step) == float(model.geometry.time_step) == 1.0
+    change = (scenes.trajectory[:, 1:, :, 1] - scenes.trajectory[:, :-1, :, 1]).abs().flatten().sort().values
+    assert model.impulse_noise.change_scale.item() == pytest.approx(change[(len(change) - 1) // 2].item())
+    features = model.dynamics.features(scenes)
+    standard = (features.context[features.mask] - model.impulse_noise.context_mean) / model.impulse_noise.context_scale
+    torch.testing.assert_close(standard.mean(0), torch.zeros(model.dynamics.context_size).double(), atol=1e-9, rtol=0)
+    spread = standard.std(0)
+    assert (((spread - 1).abs() < 1e-9) | (spread < 1e-6)).all()  # features that never vary stay as they are
+
+
+def test_frames_must_be_as_far_apart_as_in_training(make_scenes):
+    scenes = make_scenes()
+    model = pair_forces_model(scenes)
+    other = Scenes.from_arrays(scenes.trajectory, time_step=2.0)
+    for call in (model.prepare, model.likelihood, model):
+        with pytest.raises(
+            ValueError, match="frames of the scenes are 2 apart, the model was trained on frames 1 apart"
+        ):
+            call(other)
+    almost = Scenes.from_arrays(scenes.trajectory, time_step=1 + 1e-9)
+    assert model.prepare(almost).num_scenes == 4
+
+
+def test_impulse_noise_belongs_to_pair_forces():
+    generator = torch.Generator().manual_seed(0)
+    particles, networks = PairForces(2, ("x", "vx"), generator=generator), MessagePassing(2, 2, generator=generator)
+    for dynamics, impulse_noise in ((particles, None), (networks, NormalNoise(1))):
+        with pytest.raises(ValueError, match="impulse_noise belongs to pair forces, and they need it"):
+            SceneModel(
+                dynamics, NormalNoise(2), IndependentPrior(2), state_names=("x", "vx"), impulse_noise=impulse_noise
+            )

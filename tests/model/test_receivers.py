@@ -59,6 +59,8 @@ CASES = {
     "no interaction": ({"num_edge_types": 3, "no_interaction": True}, {"padded": [1]}),
     "kinds": ({"num_edge_types": 2, "num_entity_kinds": 2}, {"kinds": 2, "missing": 0.1}),
     "shared": ({"num_edge_types": 2}, {"groups": ["a", "b", "a", "a"], "missing": 0.05}),
+    "geometric": ({"num_edge_types": 2, "noise": "geometric"}, {"padded": [1], "missing": 0.05}),
+    "geometric, shared": ({"num_edge_types": 2, "noise": "geometric"}, {"groups": ["a", "b", "a", "a"]}),
     "padded, N = 4": ({"num_edge_types": 2}, {"num_entities": 4, "padded": [0, 2], "num_scenes": 3}),
 }
 
@@ -77,6 +79,7 @@ def case(request, make_model, make_scenes, already={}):  # noqa: B006 - each cas
 def test_every_structure_by_every_route(case, cache):
     model, scenes, structures, wanted = case
     likelihood = model.likelihood(scenes, cache=cache)
+    assert likelihood.is_density
     every = structures[:, None].expand(-1, scenes.num_groups, -1)
     terms = likelihood.receiver_terms(every)
     assert terms.dtype == torch.double

@@ -1,5 +1,6 @@
 """The distribution of a trajectory against loops over frames and entities, densities from SciPy."""
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -168,3 +169,86 @@ def test_sample_shapes_and_expand(make_model, make_scenes):
     chains = distribution(model, scenes, integers(2, 3, 4, 6))
     assert chains.sample().shape == (3, 4, 4, 3, 2)
     assert not made.sample().requires_grad
+
+
+# --- noise that looks at the geometry --------------------------------------------------------------------------------
+def geometric(make_model, scenes, **options):
+    """Model whose noise feels the geometry of these scenes."""
+    model = make_model(noise="geometric", **options)
+    model.geometry.fit_scaling(scenes)
+    return model
+
+
+def test_scale_follows_the_observed_frame_before(make_model, make_scenes):
+    """By loops: the multivariate t density of SciPy, its scale from the geometry of one frame of one scene."""
+    scenes = make_scenes(num_frames=6, missing=0.1, padded=[2])
+    model = geometric(make_model, scenes)
+    structure = integers(2, 2, 4, 6)
+    made = distribution(model, scenes, structure, geometry=model.geometry)
+    each = made.log_prob_entities(scenes.trajectory[:, 1:]).detach()
+    weight = model.noise.context_weight.detach()
+    base = model.noise.log_relative_scale.detach()
+    for c, b in np.ndindex(2, 4):
+        total = [0.0] * 3
+        for t in range(5):
+            state = scenes.trajectory[b, t]
+            mean = model.dynamics.step(state, structure[c, b], edge_mask=scenes.edge_mask[b]).detach()
+            context = model.geometry(state, scenes.edge_mask[b]).clamp(-8, 8)
+            for n in range(3):
+                if scenes.transition_mask[b, t, n]:
+                    scale = (base + context[n] @ weight).exp() + 1e-6
+                    value = scenes.trajectory[b, t + 1, n]
+                    total[n] += stats.multivariate_t.logpdf(value, mean[n], torch.diag(scale**2), df=4)
+        assert each[c, b].tolist() == pytest.approx(total, rel=1e-9, abs=1e-9)
+    # without weights nothing of it is left
+    plain = make_model(noise="student_t")
+    with torch.no_grad():
+        model.noise.context_weight.zero_()
+        plain.noise.log_relative_scale.copy_(model.noise.log_relative_scale)
+    assert torch.equal(model.noise.scale, plain.noise.scale)
+
+
+@pytest.mark.parametrize("with_hidden", [False, True])
+def test_geometric_noise_draws_in_any_shape(make_model, make_scenes, with_hidden):
+    """Masks have the axis of scenes only; draws and chains come before it, whatever their number."""
+    scenes = make_scenes(padded=() if with_hidden else [1])
+    model = geometric(make_model, scenes)
+    num_edges = 12 if with_hidden else 6
+    hidden = torch.ones(4, 1, 2, dtype=torch.double) if with_hidden else None
+    torch.manual_seed(0)
+    for batch in ((4,), (3, 4), (4, 4)):
+        made = distribution(model, scenes, integers(2, *batch, num_edges), hidden, geometry=model.geometry)
+        for sample in ((), (4,), (2, 3)):
+            drawn = made.sample(sample)
+            assert drawn.shape == (*sample, *batch, 4, 3, 2)
+            assert drawn.isfinite().all()
+        assert made.log_prob(scenes.trajectory[:, 1:]).shape == batch
+
+
+@pytest.mark.statistical
+def test_draws_of_each_scene_have_its_own_scale(make_model, make_scenes):
+    """One frame: residuals over the scale of their scene and entity are Student-t, also where one entity is padded."""
+    scenes = make_scenes(num_scenes=4, num_frames=2, padded=[1])
+    model = geometric(make_model, scenes)
+    structure = integers(2, 4, 6)
+    made = distribution(model, scenes, structure, geometry=model.geometry)
+    torch.manual_seed(0)
+    drawn = made.sample((4000,))[:, :, 0]  # [S, B, N, D]
+    mean = model.dynamics.step(scenes.trajectory[:, 0], structure, edge_mask=scenes.edge_mask).detach()
+    for b in range(4):
+        scale = model.noise(mean[b], model.geometry(scenes.trajectory[b, 0], scenes.edge_mask[b])).scale.detach()
+        for n in range(3):
+            if scenes.entity_mask[b, n]:
+                residual = (drawn[:, b, n] - mean[b, n]) / scale[n]
+                assert stats.kstest(residual[:, 0].numpy(), stats.t(4).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_missing_states_do_not_scale_the_noise(make_model, make_scenes, horizon):
+    scenes = make_scenes(num_frames=8, missing=0.1)
+    model = geometric(make_model, scenes, horizon=horizon)
+    made = distribution(model, scenes, integers(2, 4, 6), horizon=horizon, geometry=model.geometry)
+    value = scenes.trajectory[:, 1:]
+    unseen = ~scenes.observation_mask[:, 1:]
+    other = torch.where(unseen[..., None], torch.full_like(value, 55.0), value)
+    torch.testing.assert_close(made.log_prob(other), made.log_prob(value), rtol=1e-12, atol=1e-12)
