@@ -150,10 +150,26 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--search-frames", type=frame_range, metavar="A:B", help="frames on which structures are searched")
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to train on, half-open")
     sub.add_argument("--batch-size", type=_COUNT, default=16)
+    sub.add_argument(
+        "--cross-fit",
+        type=_number(int, 2),
+        metavar="F",
+        help="deal the scenes to F folds and learn a model for each from the others: infer then uses for every scene "
+        "only models that did not see it",
+    )
+    sub.add_argument(
+        "--num-models",
+        type=_COUNT,
+        default=1,
+        metavar="M",
+        help="learn M models (with --cross-fit for each fold) from resampled scenes; infer mixes their posteriors",
+    )
     sub.add_argument("--learning-rate", type=_POSITIVE, help="default: 0.003, for pair forces 0.005")
     length = sub.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_POSITIVE, metavar="M", help="train by the clock")
-    length.add_argument("--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 300)")
+    length.add_argument(
+        "--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 300)"
+    )
     sub.add_argument(
         "--resume", action="store_true", help="go on from what an interrupted run of the same command kept"
     )
@@ -167,6 +183,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--method", choices=["auto", "exact", "mcmc"], default="auto")
     sub.add_argument(
         "--proposal", choices=["auto", "uniform", "neural", "exact"], default="auto", help="moves of the chains"
+    )
+    sub.add_argument(
+        "--likelihood",
+        choices=["auto", "impulse", "forward"],
+        default="auto",
+        help="pair forces: the composite likelihood of impulses (default), or the density of the integrated motion",
     )
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to infer from, half-open")
     sub.add_argument("--num-chains", type=_COUNT, default=4)
@@ -200,13 +222,44 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--format", choices=["csv", "parquet"], default="csv")
 
+    sub = command("laws", "write the learned force laws as a table, and draw them")
+    sub.add_argument("model", help="model file with pair forces")
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
+    sub.add_argument("--plot", type=output_file, help="picture, for example laws.png")
+    sub.add_argument("--truth", choices=["springs", "charged", "kuramoto"], help="simulated system whose laws to draw")
+
+    sub = command("compare-models", "held-out scores of models that may differ in anything, one table")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="model files; an ensemble counts as fits of one model")
+    _scene_arguments(sub, "--scenes", required=True)
+    sub.add_argument("--num-search-frames", type=_COUNT, metavar="T", help="first frames to infer from (default: half)")
+    sub.add_argument(
+        "--likelihood",
+        choices=["forward", "impulse"],
+        default="forward",
+        help="of the later frames; impulse is refused",
+    )
+    sub.add_argument("--seed", type=_number(int, 0), default=0)
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
+
+    sub = command("compare-priors", "exact log marginals of priors of structures under one model, one table")
+    sub.add_argument("model", metavar="MODEL")
+    _scene_arguments(sub, "--scenes", required=True)
+    names = ["independent", "symmetric", "charges", "sparse"]
+    sub.add_argument("--priors", nargs="+", choices=names, default=names)
+    sub.add_argument(
+        "--table-scenes", metavar="SCENES", help="scenes to choose the table of charges on, such as those of training"
+    )
+    sub.add_argument("--type-weights", choices=["equal", "fitted"], default="equal")
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
+
     sub = command("demo", "the main job on the springs scenes that come with the project")
     sub.add_argument("--out", default="demo_output", metavar="DIR")
     return parser
 
 
-def _scene_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scenes", metavar="SCENES", help="NetCDF file, folder of NRI arrays, or long CSV/parquet table")
+def _scene_arguments(parser: argparse.ArgumentParser, name: str = "scenes", **options: Any) -> None:
+    source = "NetCDF file, folder of NRI arrays, or long CSV/parquet table"
+    parser.add_argument(name, metavar="SCENES", help=source, **options)
     _reading_arguments(parser)
     parser.add_argument(
         "--share-structure",

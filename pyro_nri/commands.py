@@ -12,17 +12,23 @@ from typing import Any
 import torch
 import xarray as xr
 
+import pyro_nri.comparisons as comparisons
+from pyro_nri.cross_fitting import cross_fit, fit_ensemble
 from pyro_nri.demo import run_demo
 from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.run import infer as run_infer
 from pyro_nri.learning.bouncegrad import Diverged
-from pyro_nri.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_checkpoint, load_model, save_checkpoint
+from pyro_nri.learning.matching import LOW_AGREEMENT
+from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
 from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
+from pyro_nri.posterior.law_plots import write_law_plot
+from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
 from pyro_nri.posterior.predictions import check_recordings
 from pyro_nri.posterior.predictions import predict as predict_paths
 from pyro_nri.posterior.scores import rollout_errors, rollout_scores
@@ -134,18 +140,26 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     if resume is None and unfinished.exists():
         raise ValueError(f"{str(unfinished)!r} holds an interrupted run: give --resume, or delete it to start again")
 
-    def mark(checkpoint: Checkpoint) -> None:
+    learn: Callable[..., Checkpoint | Ensemble] = fit
+    if arguments.cross_fit is not None:
+        learn = functools.partial(cross_fit, num_folds=arguments.cross_fit, num_models=arguments.num_models)
+    elif arguments.num_models > 1:
+        learn = functools.partial(fit_ensemble, num_models=arguments.num_models)
+    if learn is not fit:
+        learn = functools.partial(learn, fingerprints=fingerprints)
+
+    def mark(checkpoint: Checkpoint | Ensemble) -> None:
         checkpoint.training |= {"command": arguments.command_line, "choices": choices}
         checkpoint.training_scenes = fingerprints
 
-    def save(checkpoint: Checkpoint) -> None:
+    def save(checkpoint: Checkpoint | Ensemble) -> None:
         mark(checkpoint)
         save_checkpoint(checkpoint, unfinished)
         kept.append(checkpoint.training["num_steps"])
 
     kept = [0]
     try:
-        checkpoint = fit(
+        checkpoint = learn(
             scenes,
             spec=spec,
             num_steps=arguments.num_steps,
@@ -173,16 +187,18 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     save_checkpoint(checkpoint, arguments.out)
     unfinished.unlink(missing_ok=True)
     shown = {"num_steps": "steps", "seconds": "seconds", "inner": "inner", "loss": "loss"}
-    shown["edge_accuracy"] = "training_edge_accuracy"
+    shown |= {"edge_accuracy": "training_edge_accuracy", "num_models": "models", "agreement": "agreement_of_models"}
     result = {name: checkpoint.training[key] for key, name in shown.items() if key in checkpoint.training}
+    if min(result.get("agreement_of_models", [1.0])) < LOW_AGREEMENT:
+        _note("models disagree on many edges, so their types may not correspond; train longer or on more scenes")
     return {**result, "wrote": arguments.out}
 
 
-def _resumable(unfinished: Path, choices: dict[str, Any], fingerprints: tuple[str, ...]) -> Checkpoint:
+def _resumable(unfinished: Path, choices: dict[str, Any], fingerprints: tuple[str, ...]) -> Any:
     """What an interrupted run of the same command kept."""
     if not unfinished.is_file():
         raise ValueError(f"there is nothing to resume: {str(unfinished)!r} does not exist")
-    checkpoint = load_checkpoint(unfinished)
+    checkpoint = load_model(unfinished)
     for name, value in choices.items():
         if (kept := checkpoint.training["choices"].get(name)) != value:
             raise ValueError(
@@ -212,7 +228,7 @@ def _device(name: str) -> torch.device:
 # --- infer -----------------------------------------------------------------------------------------------------------
 def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     """A posterior file; chains that were interrupted are kept in it, marked incomplete."""
-    checkpoint = load_checkpoint(arguments.model)
+    checkpoint = load_model(arguments.model)
     recordings = _read(arguments, arguments.scenes)
     window = slice(*arguments.frames or (None, None))
     scenes = recordings.frames(window.start, window.stop)
@@ -224,16 +240,15 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_warmup": arguments.num_warmup,
         "thin": arguments.thin,
         "proposal": arguments.proposal,
+        "likelihood": arguments.likelihood,
     }
     resume = _resumed(arguments, scenes, attributes) if arguments.resume else None
-    device = _device(arguments.device)
-    checkpoint.model.to(device)
-    if checkpoint.encoder is not None:
-        checkpoint.encoder.to(device)
-    if seen := set(recordings.fingerprints) & set(checkpoint.training_scenes):
+    checkpoint.to(_device(arguments.device))
+    if num_seen := int(trained_on(checkpoint, recordings).sum()):
+        by_all = " by every model" if isinstance(checkpoint, Ensemble) else ""
         _note(
-            f"{len(seen)} of these scenes were trained on: their posterior uses them twice and is too sure; infer on "
-            f"other scenes where you can"
+            f"{num_seen} of these scenes were trained on{by_all}: their posterior uses them twice and is too sure; "
+            f"infer on other scenes where you can, or learn with train --cross-fit"
         )
     written = 0.0
 
@@ -242,6 +257,8 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         tree = to_datatree(
             draws, scenes, attributes=attributes, type_alignment=checkpoint.alignment, first_frame=first_frame
         )
+        if isinstance(checkpoint, Ensemble):
+            tree.attrs |= {"conditioning": CONDITIONING, "num_models": len(checkpoint.members)}
         write_posterior(tree, arguments.out)
         return tree
 
@@ -252,21 +269,14 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
             written = time.monotonic()
 
     started = time.monotonic()
-    draws = run_infer(
-        checkpoint.model,
-        scenes,
-        method=arguments.method,
-        encoder=checkpoint.encoder,
-        proposal=arguments.proposal,
-        num_chains=arguments.num_chains,
-        num_draws=arguments.num_draws,
-        num_warmup=arguments.num_warmup,
-        thin=arguments.thin,
-        seed=arguments.seed,
-        resume=resume,
-        on_segment=on_segment,
-        show_progress=not arguments.quiet,
-    )
+    names = ("method", "proposal", "likelihood", "num_chains", "num_draws", "num_warmup", "thin", "seed")
+    choices = {name: getattr(arguments, name) for name in names} | {"show_progress": not arguments.quiet}
+    if isinstance(checkpoint, Ensemble):
+        draws = infer_ensemble(checkpoint, scenes, fingerprints=recordings.fingerprints, resume=resume, **choices)
+    else:
+        draws = run_infer(
+            checkpoint.model, scenes, encoder=checkpoint.encoder, resume=resume, on_segment=on_segment, **choices
+        )
     tree = write(draws)
     if not draws.complete:
         raise Interrupted(
@@ -292,7 +302,7 @@ def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str
     draws = to_draws(tree)
     if draws.complete and draws.edge_type.shape[1] >= arguments.num_draws:
         raise ValueError(f"{arguments.out!r} is complete, there is nothing to resume")
-    for name in ("model_fingerprint", "num_warmup", "thin", "proposal"):
+    for name in ("model_fingerprint", "num_warmup", "thin", "proposal", "likelihood"):
         if (kept := tree.attrs.get(name)) != attributes[name]:
             raise ValueError(
                 f"{arguments.out!r} was made with {name.replace('_', ' ')} {kept}, not {attributes[name]}; give the "
@@ -364,6 +374,18 @@ def export(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"wrote": written}
 
 
+def laws(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Learned laws as a table, and as a picture."""
+    checkpoint = load_checkpoint(arguments.model)
+    frame = laws_frame(checkpoint)
+    if checkpoint.law_draws is None:
+        _note(f"{arguments.model!r} holds no drawn laws: there are no intervals, and where data lie is not known")
+    if arguments.plot is not None:
+        write_law_plot(frame, arguments.plot, None if arguments.truth is None else TRUE_LAWS[arguments.truth])
+    write_frame(frame, arguments.out)
+    return {"edge_types": int(frame["edge_type"].nunique()), "wrote": [arguments.out, *filter(None, [arguments.plot])]}
+
+
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job on the scenes that come with the project."""
     say = functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
@@ -371,5 +393,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    run.__name__: run for run in (simulate, train, infer, predict, score, export, demo)
+    run.__name__: run for run in (simulate, train, infer, predict, score, export, laws, demo)
 }
+COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
+COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

@@ -9,6 +9,7 @@ import torch
 from pyro_nri.learning.bouncegrad import BounceGrad
 from pyro_nri.learning.calibration import calibrate
 from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
+from pyro_nri.learning.law_bootstrap import bootstrap_laws
 from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.align import fit_alignment
@@ -33,6 +34,7 @@ def fit(
     save: Callable[[Checkpoint], None] | None = None,
     save_every: float = 30.0,
     device: torch.device | str = "cpu",
+    law_bootstrap: int = 200,
     show_progress: bool = False,
     **options: Any,
 ) -> Checkpoint:
@@ -50,6 +52,7 @@ def fit(
         save: called with the checkpoint before the first step, every ``save_every`` seconds and at the end.
         save_every: seconds.
         device: where to train; the model comes back on the CPU.
+        law_bootstrap: number of bootstrap replicates of fitted laws, for their intervals; 0 for none.
         show_progress: progress bar on standard error.
         options: further arguments of :class:`BounceGrad`, such as ``inner``, ``batch_size``, ``structure``.
 
@@ -129,6 +132,11 @@ def fit(
     model.to("cpu")
     if encoder is not None:
         encoder.to("cpu")
+    if fits_laws and law_bootstrap:
+        known = law_fit.structure.cpu() if trainer.inner == "given" else None
+        drawn = bootstrap_laws(model, law_fit.scenes, structure=known, num_replicates=law_bootstrap, seed=seed)
+        checkpoint.law_draws, checkpoint.law_support = drawn.draws, drawn.support
+        checkpoint.training["clock_lag"] = drawn.clock_lag
     return checkpoint
 
 

@@ -16,10 +16,13 @@ import xarray as xr
 import pyro_nri.commands as commands
 import pyro_nri.demo as demo
 from pyro_nri.cli import frame_range, main
+from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.run import infer
-from pyro_nri.learning.checkpoint import load_checkpoint, save_checkpoint
+from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
+from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_draws
 from pyro_nri.posterior.frames import edges_frame, read_frame
+from pyro_nri.posterior.laws import laws_frame
 from pyro_nri.posterior.predictions import predict
 from pyro_nri.posterior.storage import read_posterior
 from pyro_nri.scenes.netcdf import read_netcdf, write_netcdf
@@ -193,6 +196,27 @@ def test_export(job, as_json, tmp_path, kind):
     assert set(read_frame(tmp_path / "tables" / f"diagnostics.{kind}")["scene"]) == {"0", "1", "2", "3"}
     structure = read_frame(tmp_path / "tables" / f"structures.{kind}")["structure"]
     assert structure.str.fullmatch("[01]{6}").all()
+
+
+def test_laws(as_json, run, job, tmp_path):
+    spec = ModelSpec(2, dynamics="pair-forces")
+    checkpoint = new_checkpoint(spec, seed=0)
+    checkpoint.model.dynamics.laws.set_splines(torch.ones(2, NUM_SPLINES))
+    checkpoint.law_draws = 1 + torch.linspace(-0.1, 0.1, 21).double()[:, None, None].expand(-1, 2, NUM_SPLINES)
+    checkpoint.law_support = torch.full((2, NUM_POINTS), 9.0)
+    model, table, picture = (tmp_path / name for name in ("model.pt", "laws.csv", "laws.png"))
+    save_checkpoint(checkpoint, model)
+    out = as_json("laws", model, "--out", table, "--plot", picture, "--truth", "charged")
+    assert out == {"edge_types": 2, "wrote": [str(table), str(picture)]}
+    assert read_frame(table).equals(laws_frame(checkpoint))
+    assert picture.stat().st_size > 5_000
+    save_checkpoint(new_checkpoint(spec, seed=0), model)
+    code, _, err = run("laws", model, "--out", table)
+    assert (code, "there are no intervals" in err) == (0, True)
+    code, _, err = run("laws", job / "model.pt", "--out", tmp_path / "none.csv")
+    assert code == 2
+    assert err == "pyro-nri: laws belong to a model with pair forces, found dynamics 'message-passing'\n"
+    assert not (tmp_path / "none.csv").exists()
 
 
 def test_demo(monkeypatch, run, tmp_path):

@@ -6,7 +6,7 @@ from torch import Tensor
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.model.priors import ChargesPrior
 from pyro_nri.model.receivers import AbstractLikelihood
-from pyro_nri.model.structures import ChargesDistribution
+from pyro_nri.model.structures import ChargesDistribution, EdgeDistribution
 
 
 def choose_table(prior: ChargesPrior, likelihood: AbstractLikelihood, edge_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,6 +39,31 @@ def choose_table(prior: ChargesPrior, likelihood: AbstractLikelihood, edge_mask:
         log_marginal.append(enumerate_posterior(likelihood, distribution).log_marginal.sum())
     each = torch.stack(log_marginal)
     return candidates[each.argmax()], each
+
+
+def fit_type_weights(likelihood: AbstractLikelihood, edge_mask: Tensor, *, tied: bool = False) -> Tensor:
+    """Weights of the types under which the data of all groups are likeliest, by expectation and maximisation.
+
+    Args:
+        likelihood: log-likelihood of structures of G groups under the modules as they are.
+        edge_mask: existing edges of the groups, bool ``[G, E]``.
+        tied: whether z_ij = z_ji.
+
+    Returns:
+        Log weights, float64 ``[K]``, normalised.
+
+    Raises:
+        ValueError: there are too many structures to list.
+    """
+    num_types = likelihood.num_edge_types
+    weight = torch.full((num_types,), 1 / num_types, dtype=torch.float64, device=edge_mask.device)
+    for _ in range(100):
+        prior = EdgeDistribution(weight.log(), edge_mask, tied=tied, validate_args=False)
+        expected = enumerate_posterior(likelihood, prior).edge_probability[edge_mask].sum(0)
+        before, weight = weight, (expected / expected.sum()).clamp(min=1e-300)
+        if (weight - before).abs().max() < 1e-5:
+            break
+    return (weight / weight.sum()).log()
 
 
 def require_density(likelihood: AbstractLikelihood, what: str) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.encoder import Encoder
 from pyro_nri.inference.streams import generator
 from pyro_nri.model.program import SceneModel
@@ -33,6 +35,10 @@ class Checkpoint:
         training: plain values that describe the training: seed, scenes, steps, time.
         trainer: state of the training loop, or None when it ended and was not kept.
         training_scenes: fingerprints of the scenes that the model was trained on.
+        law_draws: spline coefficients of laws that the training scenes admit, ``[R, K, NUM_SPLINES]``; None where laws
+            are no splines or were not drawn.
+        law_support: effective number of scenes that speak about each law at its tabulated points,
+            ``[K, NUM_POINTS]``; None as ``law_draws``.
     """
 
     spec: ModelSpec
@@ -42,6 +48,8 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] | None = None
     training_scenes: tuple[str, ...] = ()
+    law_draws: Tensor | None = None
+    law_support: Tensor | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -50,6 +58,62 @@ class Checkpoint:
         for name, value in self.model.state_dict().items():
             digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def to(self, device: torch.device | str) -> None:
+        """Move model and encoder to a device."""
+        self.model.to(device)
+        if self.encoder is not None:
+            self.encoder.to(device)
+
+
+@dataclass
+class Ensemble:
+    """Models of one kind, whose posteriors are mixed in equal parts.
+
+    Attributes:
+        members: M models, each with its own training scenes.
+        labels: for each model, which of the ensemble's types each of its own K types is; by default the same.
+        alignment: as that of a :class:`Checkpoint`, for the ensemble's types; from the first model's training scenes.
+        training: plain values that describe the training of all models.
+        training_scenes: fingerprints of the scenes that models were trained on.
+
+    Raises:
+        ValueError: there is no model, models are of different kinds, or labels are no permutations of the types.
+    """
+
+    members: list[Checkpoint]
+    labels: list[list[int]] = field(default_factory=list)
+    alignment: list[int] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    training_scenes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("members must hold at least one model, found none")
+        if any(member.spec != self.spec for member in self.members):
+            raise ValueError("members must be made of the same choices, found models of different kinds")
+        types = list(range(self.spec.num_edge_types))
+        self.labels = self.labels or [types for _ in self.members]
+        if len(self.labels) != len(self.members) or any(sorted(labels) != types for labels in self.labels):
+            raise ValueError(
+                f"labels must be {len(self.members)} permutations of {len(types)} types, found {self.labels}"
+            )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What each model is made of."""
+        return self.members[0].spec
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all models, by which they are known again."""
+        parts = [*(member.fingerprint for member in self.members), str(self.labels)]
+        return blake2b(" ".join(parts).encode(), digest_size=8).hexdigest()
+
+    def to(self, device: torch.device | str) -> None:
+        """Move all models to a device."""
+        for member in self.members:
+            member.to(device)
 
 
 def new_checkpoint(spec: ModelSpec, *, encoder_width: int | None = 64, seed: int) -> Checkpoint:
@@ -69,16 +133,29 @@ def new_checkpoint(spec: ModelSpec, *, encoder_width: int | None = 64, seed: int
     return Checkpoint(spec, model, encoder)
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
+def save_checkpoint(checkpoint: Checkpoint | Ensemble, path: str | Path) -> None:
     """Write a model file; it appears whole or not at all.
 
     Raises:
         ValueError: the file cannot be written.
     """
+    if isinstance(checkpoint, Ensemble):
+        content = {
+            "members": [_content(member) for member in checkpoint.members],
+            "labels": checkpoint.labels,
+            "alignment": checkpoint.alignment,
+            "training": checkpoint.training,
+            "training_scenes": list(checkpoint.training_scenes),
+        }
+    else:
+        content = _content(checkpoint)
+    with written_beside(path) as beside:
+        torch.save({"format": FORMAT, "version": VERSION, **content}, beside)
+
+
+def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     encoder = checkpoint.encoder
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
+    return {
         "spec": checkpoint.spec.to_dict(),
         "model": checkpoint.model.state_dict(),
         "encoder": None if encoder is None else {"width": encoder.width, "state": encoder.state_dict()},
@@ -86,13 +163,29 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> None:
         "training": checkpoint.training,
         "trainer": checkpoint.trainer,
         "training_scenes": list(checkpoint.training_scenes),
+        "law_draws": checkpoint.law_draws,
+        "law_support": checkpoint.law_support,
     }
-    with written_beside(path) as beside:
-        torch.save(content, beside)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a model file. Only tensors and plain values are loaded: a file that would run code is refused.
+    """Read the file of one model. Only tensors and plain values are loaded: a file that would run code is refused.
+
+    Raises:
+        ValueError: the file is missing, damaged, would run code, was made by another program or a newer version, or
+            holds an ensemble.
+    """
+    model = load_model(path)
+    if isinstance(model, Ensemble):
+        raise ValueError(
+            f"model file {str(path)!r} holds an ensemble of {len(model.members)} models, which serves to infer; here "
+            f"one model is needed"
+        )
+    return model
+
+
+def load_model(path: str | Path) -> Checkpoint | Ensemble:
+    """Read a model file, of one model or of an ensemble, as :func:`load_checkpoint` does.
 
     Raises:
         ValueError: the file is missing, damaged, would run code, or was made by another program or a newer version.
@@ -119,18 +212,40 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not isinstance(version, int) or version > VERSION:
         raise ValueError(f"model file {str(path)!r} has format version {version}, this program reads up to {VERSION}")
     try:
-        spec = ModelSpec.from_dict(content["spec"])
-        width = None if content["encoder"] is None else content["encoder"]["width"]
-        checkpoint = new_checkpoint(spec, encoder_width=width, seed=0)
-        # Weights keep the precision that they were saved in.
-        checkpoint.model.to(content["model"]["score_scale"].dtype).load_state_dict(content["model"])
-        if checkpoint.encoder is not None:
-            checkpoint.encoder.to(content["encoder"]["state"]["units.scale"].dtype)
-            checkpoint.encoder.load_state_dict(content["encoder"]["state"])
-        checkpoint.alignment = content["alignment"]
-        checkpoint.training = content["training"]
-        checkpoint.trainer = content["trainer"]
-        checkpoint.training_scenes = tuple(content["training_scenes"])
+        if "members" not in content:
+            return _checkpoint(content)
+        return Ensemble(
+            [_checkpoint(member) for member in content["members"]],
+            labels=content["labels"],
+            alignment=content["alignment"],
+            training=content["training"],
+            training_scenes=tuple(content["training_scenes"]),
+        )
     except (AttributeError, KeyError, RuntimeError, TypeError) as error:
         raise ValueError(f"model file {str(path)!r} is incomplete: {error}") from error
+
+
+def _checkpoint(content: dict[str, Any]) -> Checkpoint:
+    spec = ModelSpec.from_dict(content["spec"])
+    width = None if content["encoder"] is None else content["encoder"]["width"]
+    checkpoint = new_checkpoint(spec, encoder_width=width, seed=0)
+    # Weights keep the precision that they were saved in.
+    checkpoint.model.to(content["model"]["score_scale"].dtype).load_state_dict(content["model"])
+    if checkpoint.encoder is not None:
+        checkpoint.encoder.to(content["encoder"]["state"]["units.scale"].dtype)
+        checkpoint.encoder.load_state_dict(content["encoder"]["state"])
+    checkpoint.alignment = content["alignment"]
+    checkpoint.training = content["training"]
+    checkpoint.trainer = content["trainer"]
+    checkpoint.training_scenes = tuple(content["training_scenes"])
+    checkpoint.law_draws = _law_tensor(content, "law_draws", (spec.num_edge_types, NUM_SPLINES))
+    checkpoint.law_support = _law_tensor(content, "law_support", (NUM_POINTS,))
     return checkpoint
+
+
+def _law_tensor(content: dict[str, Any], name: str, shape: tuple[int, ...]) -> Tensor | None:
+    """A tensor whose last axes are ``shape``; None where the file, perhaps an older one, holds none."""
+    value = content.get(name)
+    if value is not None and (not isinstance(value, Tensor) or tuple(value.shape[1:]) != shape):
+        raise TypeError(f"{name} is no tensor of last axes {list(shape)}")
+    return value

@@ -145,7 +145,7 @@ def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: 
 
 
 def _relaxed_types(impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise) -> Tensor:
-    """Largest weights of a least squares fit whose weights of types sum to 1 for each sender, long ``[B, N, N - 1]``."""
+    """Types of largest weight in a least squares fit that may mix the types of a sender, long ``[B, N, N - 1]``."""
     base = impulses[..., :1, :]
     change = (impulses[..., 1:, :] - base).flatten(-3, -2)  # [B, T - 1, N, (N - 1) (K - 1), S]
     if change.shape[-2] == 0:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nri.inference.evidence import choose_table
+from pyro_nri.inference.evidence import choose_table, fit_type_weights, require_density
+from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.model.priors import ChargesPrior
 from pyro_nri.model.receivers import ReceiverTable, codes_of
+from pyro_nri.model.structures import EdgeDistribution
 from pyro_nri.scenes import edges
 
 PAIRS = [(i, j) for i in range(4) for j in range(4) if i != j]
@@ -114,3 +116,28 @@ def test_bad_arguments():
     many = torch.ones(1, 17 * 16, dtype=torch.bool)
     with pytest.raises(ValueError, match=r"2\^17 structures are too many to list"):
         choose_table(prior, ReceiverTable(torch.zeros(1, 17, 1), 2, many), many)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_fitted_weights_are_where_the_marginal_is_highest(tied):
+    """Shares of the types in the posterior equal the weights there, and steps away lose."""
+    likelihood = noise_table(3, scale=1.5)
+    weight = fit_type_weights(likelihood, MASK, tied=tied)
+    assert weight.exp().sum() == pytest.approx(1)
+
+    def log_marginal(log_weight):
+        prior = EdgeDistribution(log_weight.log_softmax(0), MASK, tied=tied)
+        return enumerate_posterior(likelihood, prior).log_marginal.sum()
+
+    best = log_marginal(weight)
+    for step in torch.eye(3, dtype=torch.double):
+        assert log_marginal(weight + 0.1 * step) < best
+        assert log_marginal(weight - 0.1 * step) < best
+
+
+def test_a_density_is_required_in_words():
+    density, composite = noise_table(), noise_table()
+    composite.is_density = False
+    require_density(density, "the number of types")
+    with pytest.raises(ValueError, match="the number of types needs a density of the frames, and the impulse"):
+        require_density(composite, "the number of types")

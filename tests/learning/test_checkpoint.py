@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import FORMAT, VERSION, Checkpoint, load_checkpoint, new_checkpoint, save_checkpoint
 from pyro_nri.model.spec import ModelSpec
@@ -51,6 +52,28 @@ def test_round_trip(checkpoint, scenes, tmp_path):
     options = {"num_draws": 5, "seed": 0}
     one, other = (infer(each.model, scenes, encoder=each.encoder, **options) for each in (checkpoint, loaded))
     assert (one.log_joint == other.log_joint).all()
+
+
+def test_drawn_laws(checkpoint, altered, tmp_path):
+    """They are kept; older files have none; wrong shapes are refused."""
+    assert load_checkpoint(saved(checkpoint, tmp_path)).law_draws is None
+    draws, support = torch.randn(7, 3, NUM_SPLINES).double(), torch.rand(3, NUM_POINTS)
+    loaded = load_checkpoint(saved(replace(checkpoint, law_draws=draws, law_support=support), tmp_path))
+    assert torch.equal(loaded.law_draws, draws)
+    assert torch.equal(loaded.law_support, support)
+
+    def older(content):
+        del content["law_draws"], content["law_support"]
+
+    assert altered(older).law_support is None
+    for name, value in (("law_draws", draws[:, :2]), ("law_draws", 5), ("law_support", support[:, 1:])):
+        with pytest.raises(ValueError, match=f"incomplete: {name} is no tensor of last axes"):
+            altered(lambda content, name=name, value=value: content.update({name: value}))
+
+
+def saved(checkpoint, folder):
+    save_checkpoint(checkpoint, folder / "model.pt")
+    return folder / "model.pt"
 
 
 def test_saving_again_replaces_the_file(checkpoint, tmp_path):

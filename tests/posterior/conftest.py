@@ -5,10 +5,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 from pyro_nri.inference.draws import Draws
+from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
+from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import to_datatree
+from pyro_nri.posterior.laws import TRUE_LAWS
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import SYSTEMS
 
 
 def _make_scenes(num_scenes: int = 3, num_entities: int = 3, *, num_edge_types: int = 2, **changes: Any) -> Scenes:
@@ -96,3 +102,31 @@ def unequal(make_scenes: Callable[..., Scenes]) -> Scenes:
         entity_kind=[[0, 1, 0, 1], [1, 1, 0, 0], [0, 1, 0, 1]],
         initial_state=np.random.default_rng(4).standard_normal((3, 4, 4)),
     )
+
+
+@pytest.fixture
+def planted() -> Callable[..., Checkpoint]:
+    """A model file whose laws are those of a simulated system, with normal draws around r f(r), or f(angle)."""
+
+    def make(system: str, *, num_scenes: float = 20.0, spread: float = 0.01) -> Checkpoint:
+        checkpoint = new_checkpoint(
+            ModelSpec(2, state_names=SYSTEMS[system].state_names, dynamics="pair-forces"), encoder_width=None, seed=0
+        )
+        dynamics = checkpoint.model.dynamics
+        dynamics.time_step.fill_(0.1)
+        laws = dynamics.laws
+        if not laws.circular:
+            laws.low.fill_(np.log(0.05))
+            laws.high.fill_(np.log(20))
+        points = laws.points()
+        index, weight = laws.basis(points)
+        basis = torch.zeros(len(points), laws.splines.shape[1]).double().scatter_add(1, index, weight.double())
+        forces = np.stack([law(points.numpy()) for law in TRUE_LAWS[system]])
+        values = torch.from_numpy(forces if laws.circular else forces * points.numpy()).double()
+        laws.set_splines(torch.linalg.lstsq(basis, values.T).solution.T)
+        quantiles = torch.from_numpy(stats.norm.ppf((np.arange(400) + 0.5) / 400))
+        checkpoint.law_draws = laws.splines.double() + spread * quantiles[:, None, None]
+        checkpoint.law_support = torch.full((2, len(points)), num_scenes)
+        return checkpoint
+
+    return make

@@ -1,0 +1,62 @@
+"""The commands that compare: models by held-out scores, priors by log marginals."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from pyro_nri.learning.checkpoint import load_checkpoint, load_model
+from pyro_nri.posterior.frames import write_frame
+from pyro_nri.posterior.marginals import compare_priors
+from pyro_nri.posterior.selection import compare_models
+from pyro_nri.scenes.scenes import Scenes
+
+# Reads scenes from a source, as the other arguments say.
+Read = Callable[[argparse.Namespace, str], Scenes]
+
+
+def models(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
+    """Held-out scores of models as a table, and the one that is chosen."""
+    if len(set(arguments.models)) < len(arguments.models):
+        repeated = next(name for name in arguments.models if arguments.models.count(name) > 1)
+        raise ValueError(f"model file {repeated!r} is named more than once")
+    frame = compare_models(
+        {name: load_model(name) for name in arguments.models},
+        read(arguments, arguments.scenes),
+        num_search_frames=arguments.num_search_frames,
+        kind=arguments.likelihood,
+        seed=arguments.seed,
+    )
+    write_frame(frame, arguments.out)
+    lines = [
+        f"{row['name']}: {row['score']:.1f}, {row['difference']:.1f} ± {row['standard_error']:.1f} to the best"
+        for row in frame.to_dict("records")
+    ]
+    chosen = frame["name"][frame["chosen"].argmax()]
+    return {"scores": lines, "chosen": chosen, "table": _records(frame, "name"), "wrote": arguments.out}
+
+
+def priors(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
+    """Log marginals of priors under one model as a table, and the largest."""
+    frame = compare_priors(
+        load_checkpoint(arguments.model),
+        read(arguments, arguments.scenes),
+        arguments.priors,
+        table_scenes=None if arguments.table_scenes is None else read(arguments, arguments.table_scenes),
+        type_weights=arguments.type_weights,
+    )
+    write_frame(frame, arguments.out)
+    lines = [
+        f"{row['prior']}: {row['log_marginal']:.1f}, {row['difference']:.1f} ± {row['standard_error']:.1f} to the best "
+        f"({row['note']})"
+        for row in frame.to_dict("records")
+    ]
+    best = None if frame["log_marginal"].isna().all() else frame["prior"][frame["log_marginal"].argmax()]
+    return {"log_marginals": lines, "largest": best, "table": _records(frame, "prior"), "wrote": arguments.out}
+
+
+def _records(frame: pd.DataFrame, key: str) -> dict[str, Any]:
+    """Rows by name, for machines; None where a number is missing."""
+    plain = frame.astype(object).where(frame.notna(), None)
+    return {row.pop(key): row for row in plain.to_dict("records")}

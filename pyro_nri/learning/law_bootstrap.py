@@ -1,0 +1,295 @@
+"""How sure fitted laws are: a bootstrap over scenes of the closed-form fit.
+
+Structures are drawn anew, scenes are resampled with replacement, and splines are fitted once more to what was drawn.
+The likelihood of the laws is that of :mod:`pyro_nri.learning.laws`, a robust regression of observed impulses, so a
+replicate needs no new pass over the data: every scene's gradient and curvature at the best law are summed up once, and
+a replicate is one Newton step with resampled scenes. Whole scenes are resampled, as errors within one are not
+independent of one another.
+
+One error no resampling can show, because all scenes share it: recorded velocities are often those of a moment slightly
+before or after the positions (integrators of leapfrog type, velocities by one-sided differences). The lag of this clock
+is estimated with the laws, velocities are moved by it to the moment of the positions, and what remains of it is a
+nuisance parameter of every replicate.
+"""
+
+import copy
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nri.dynamics.dynamics import sum_messages
+from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
+from pyro_nri.dynamics.impulses import ImpulseFeatures
+from pyro_nri.dynamics.pair_forces import PairForces
+from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
+from pyro_nri.inference.streams import Stream, generator, keys
+from pyro_nri.learning.laws import fit_noise, law_penalty
+from pyro_nri.model.impulse import chosen_impulses, most_likely_structure, refined_features
+from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.program import SceneModel
+from pyro_nri.model.receivers import num_codes
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+
+#: Structures that are drawn for each scene; a replicate takes one of them.
+NUM_STRUCTURES = 4
+#: Receivers with more codes than this take their most likely types instead of draws.
+MAX_CODES = 4096
+#: Rounds of re-weighting from the laws of the model to the best ones.
+NUM_ROUNDS = 4
+#: Prior standard deviation of the clock lag, as a share of the time of a frame.
+LAG_SCALE = 0.02
+#: With fewer groups of scenes than this single scenes are resampled, and with fewer scenes stretches of them.
+MIN_CLUSTERS = 10
+#: Frames of the shortest stretch that is resampled.
+MIN_STRETCH = 5
+
+
+class LawDraws(NamedTuple):
+    """Laws that the data admit.
+
+    Attributes:
+        draws: spline coefficients of the laws, as :attr:`ForceLaws.splines`, float64 ``[R, K, NUM_SPLINES]``.
+        support: effective number of scenes with data about each law at :meth:`ForceLaws.points`, float32
+            ``[K, NUM_POINTS]``: (sum of informations)² / sum of informations² of what lies between the same two knots.
+        clock_lag: time by which recorded velocities are older than positions, raw units.
+    """
+
+    draws: Tensor
+    support: Tensor
+    clock_lag: float
+
+
+def bootstrap_laws(
+    model: SceneModel, scenes: Scenes, *, structure: Tensor | None = None, num_replicates: int = 200, seed: int
+) -> LawDraws:
+    """Draw laws from the bootstrap distribution of the closed-form fit; the model stays as it is.
+
+    Args:
+        model: with fitted laws of pair forces.
+        scenes: the scenes that the laws were fitted to, raw units.
+        structure: known structures, long ``[G, E]``; drawn from their posterior by default.
+        num_replicates: R.
+        seed: fixes the draws.
+
+    Raises:
+        ValueError: the model has no fitted laws, or ``num_replicates`` is smaller than 1.
+    """
+    dynamics, noise = copy.deepcopy(model.dynamics), model.impulse_noise
+    if not isinstance(dynamics, PairForces) or noise is None or not dynamics.laws.is_fitted:
+        raise ValueError("the bootstrap of laws needs pair forces whose laws are fitted, this model has none")
+    if num_replicates < 1:
+        raise ValueError(f"num_replicates must be at least 1, found {num_replicates}")
+    with torch.no_grad():
+        drawn = structure[None] if structure is not None else _posterior_draws(model, scenes, seed)
+        if drawn is None:
+            features = dynamics.features(scenes).to(dynamics.laws.low.dtype)
+            drawn = most_likely_structure(dynamics, noise, features)[scenes.group_first_scene][None]  # [M, G, E]
+        best = _Regression(dynamics, noise, scenes, drawn[0])
+        lag = best.lag
+        if abs(lag) > 3 * best.lag_error:
+            scenes = _synchronise(dynamics, scenes, drawn[0], lag)
+            dynamics.laws.set_splines(best.splines)
+            best = _Regression(dynamics, noise, scenes, drawn[0])
+            lag += best.lag
+        cluster, num_clusters = _clusters(scenes)
+        gradient, curvature, information = best.contributions(drawn, cluster, num_clusters)
+        group_of = torch.zeros(num_clusters, dtype=torch.long)
+        group_of[cluster] = scenes.group_index[:, None].expand_as(cluster)
+        random = generator(seed, "law_bootstrap")
+        shape = (num_replicates, num_clusters)
+        picked = torch.randint(num_clusters, shape, generator=random)
+        weight = torch.zeros(shape, dtype=torch.float64).scatter_add_(1, picked, torch.ones(shape, dtype=torch.float64))
+        choice = torch.randint(len(drawn), (num_replicates, scenes.num_groups), generator=random)[:, group_of]
+        draws = []
+        for count, number in zip(weight, choice, strict=True):
+            slope = count @ gradient[number, torch.arange(num_clusters)]
+            draws.append(best.step(slope, torch.einsum("c,cij->ij", count, curvature)))
+        return LawDraws(torch.stack(draws), _support(dynamics.laws, information), lag)
+
+
+class _Regression:
+    """Robust regression of impulses on splines, and on the clock lag: the best coefficients, what a scene adds to them.
+
+    Args:
+        dynamics: its laws are the start.
+        noise: of the impulses, as it was fitted with these laws.
+        scenes: raw units.
+        structure: long ``[G, E]``.
+    """
+
+    def __init__(self, dynamics: PairForces, noise: AbstractNoise, scenes: Scenes, structure: Tensor) -> None:
+        self.laws = laws = dynamics.laws
+        self.time_step = scenes.time_step
+        self.group_index = scenes.group_index
+        self.noise = copy.deepcopy(noise)
+        self.features = refined_features(
+            dynamics, scenes, lambda smooth: most_likely_structure(dynamics, noise, smooth)
+        )
+        penalty = law_penalty(laws)
+        precision = penalty.new_tensor([[(LAG_SCALE * self.time_step) ** -2]])
+        self.penalty = torch.block_diag(penalty, precision)
+        self.free = torch.ones(len(self.penalty), dtype=torch.bool)
+        self.free[: NUM_SPLINES * int(laws.no_interaction)] = False  # the law of type 0 is zero
+        self.free[-1] = not laws.circular  # a rate belongs to the moment of its phase
+        mask = self.features.mask
+        context = self.features.context[mask] if noise.uses_context else None
+        self.design = self._design(structure)[mask]  # [R, S, P]
+        design, target = self.design, self.features.target[mask]
+        self.coefficient = torch.cat([laws.splines.flatten(), penalty.new_zeros(1)])
+        residual = target - design @ self.coefficient
+        flat = design.flatten(0, 1)
+        for _ in range(NUM_ROUNDS):
+            fit_noise(self.noise, residual, context)
+            weight = self.noise.precision(residual, context).flatten()
+            weighted = flat * weight[:, None]
+            gram = weighted.T @ flat
+            self.coefficient = self._solve(gram + self.penalty, weighted.T @ target.flatten())
+            residual = target - design @ self.coefficient
+        fit_noise(self.noise, residual, context)
+        covariance = torch.linalg.inv((gram + self.penalty)[self.free][:, self.free])
+        self.lag = float(self.coefficient[-1])
+        self.lag_error = float(covariance[-1, -1].sqrt()) if self.free[-1] else torch.inf
+
+    @property
+    def splines(self) -> Tensor:
+        """The best laws, ``[K, NUM_SPLINES]``."""
+        return self.coefficient[:-1].view(-1, NUM_SPLINES)
+
+    def step(self, slope: Tensor, curvature: Tensor) -> Tensor:
+        """Laws ``[K, NUM_SPLINES]`` after a Newton step along ``slope [P]`` with ``curvature [P, P]``."""
+        move = self._solve(curvature + self.penalty, slope - self.penalty @ self.coefficient)
+        return (self.coefficient + move)[:-1].view(-1, NUM_SPLINES)
+
+    def contributions(self, drawn: Tensor, cluster: Tensor, num_clusters: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What each cluster says: gradient and curvature of the log-likelihood at the best coefficients, information.
+
+        Args:
+            drawn: M draws of structures, long ``[M, G, E]``, the first as it was given; the curvature is of that one.
+            cluster: long ``[B, T - 1]``.
+            num_clusters: C.
+
+        Returns:
+            ``[M, C, P]``, ``[C, P, P]``, and the information that lies between each two knots, ``[C, K, knots]``.
+        """
+        mask, noise = self.features.mask, self.noise
+        place = cluster[..., None].expand_as(mask)[mask]  # [R]
+        rows = [(place == number).nonzero().squeeze(-1) for number in range(num_clusters)]
+        context = self.features.context[mask] if noise.uses_context else None
+        size = len(self.penalty)
+        curvature = self.penalty.new_zeros(num_clusters, size, size)
+        bends = torch.zeros_like(self.features.target)
+        gradients: list[Tensor] = []
+        for number, structure in enumerate(drawn):
+            same = [m for m in range(number) if torch.equal(drawn[m], structure)]
+            if same:
+                gradients.append(gradients[same[0]])
+                continue
+            design = self._design(structure)[mask] if number else self.design
+            target = self.features.target[mask]
+            residual = target - design @ self.coefficient
+            weight = noise.precision(residual, context)
+            slope = design.new_zeros(num_clusters, size)
+            slope.index_add_(0, place, torch.einsum("rs,rsp->rp", weight * residual, design))
+            gradients.append(slope)
+            if number == 0:
+                # Derivative of weight times residual, averaged over the directions of the residual; with the share of
+                # a weight that remains beside that of no residual, 1 for normal noise.
+                remains = weight / noise.precision(torch.zeros_like(residual), context)
+                shared = residual.shape[-1] if noise.uses_context else 1
+                bends[mask] = bend = (weight * (1 - 2 / shared * (1 - remains))).clamp(min=0)
+                for c, some in enumerate(rows):
+                    part = design[some].flatten(0, 1)
+                    curvature[c] = (part * bend[some].flatten()[:, None]).T @ part
+        return torch.stack(gradients), curvature, self._information(drawn[0], bends, cluster, num_clusters)
+
+    def _information(self, structure: Tensor, bend: Tensor, cluster: Tensor, num_clusters: int) -> Tensor:
+        """Where along each law the information lies: ``[C, K, knots]``."""
+        laws, num_types = self.laws, self.laws.num_edge_types
+        incoming = structure[self.group_index][:, edges.incoming_edges(bend.shape[2])]  # [B, N, N - 1]
+        num_knots = NUM_SPLINES if laws.circular else NUM_SPLINES - 3
+        total = bend.new_zeros(num_clusters * num_types * num_knots)
+        replaced = torch.zeros_like(cluster, dtype=torch.bool)
+        for block in reversed(self.features.blocks):  # later blocks replace frames of earlier ones
+            row = (~replaced).nonzero() if block.row is None else block.row
+            scene, frame = row.unbind(-1)
+            here = (scene, frame) if block.row is None else slice(None)
+            coordinate, direction = block.coordinate[here], block.direction[here]  # [R, N, N - 1, Q], [..., S]
+            value = torch.einsum("rns,rneqs->rneq", bend[scene, frame], direction.square())
+            value = value if laws.circular else value / coordinate.square()
+            place = cluster[scene, frame][:, None, None] * num_types + incoming[scene]
+            place = place[..., None] * num_knots + laws.basis(coordinate)[0][..., 0]
+            total.index_add_(0, place.flatten(), value.flatten())
+            replaced[scene, frame] = True
+        return total.view(num_clusters, num_types, num_knots)
+
+    def _design(self, structure: Tensor) -> Tensor:
+        """Columns of the splines and of the clock lag under structures ``[G, E]``: ``[B, T - 1, N, S, P]``."""
+        features, laws = self.features, self.laws
+        incoming = structure[self.group_index][:, edges.incoming_edges(features.target.shape[2])]
+        columns = features.design(laws, incoming)
+        lag = torch.zeros_like(features.target)
+        if not laws.circular:
+            lag = -chosen_impulses(_force_change(features).impulses(laws), incoming) / self.time_step
+        return torch.cat([columns, lag[..., None]], dim=-1)
+
+    def _solve(self, system: Tensor, right: Tensor) -> Tensor:
+        result = torch.zeros_like(right)
+        result[self.free] = torch.linalg.solve(system[self.free][:, self.free], right[self.free])
+        return result
+
+
+def _posterior_draws(model: SceneModel, scenes: Scenes, seed: int) -> Tensor | None:
+    """Structures drawn from their posterior, long ``[M, G, E]``; None where it cannot be enumerated."""
+    if num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
+        return None
+    likelihood, prior = model.likelihood(scenes), model.structure_prior(scenes)
+    if not can_enumerate(likelihood, prior):
+        return None
+    stream = Stream(seed, keys(scenes.group_names), NUM_STRUCTURES).child("law_bootstrap")
+    return enumerate_posterior(likelihood, prior).sample(stream)
+
+
+def _synchronise(dynamics: PairForces, scenes: Scenes, structure: Tensor, lag: float) -> Scenes:
+    """Scenes with velocities moved to the moment of the positions, by the forces of the laws there."""
+    trajectory = scenes.trajectory.double()
+    still = trajectory.clone()
+    still[..., dynamics.velocities] = 0  # forces of a state that does not move are those at its positions
+    each = structure[scenes.group_index][:, None].expand(-1, scenes.num_frames, -1)
+    force = sum_messages(dynamics.messages(still, each) * scenes.edge_mask[:, None, :, None])
+    moved = trajectory.clone()
+    moved[..., dynamics.velocities] += lag * force
+    return replace(scenes, trajectory=torch.where(scenes.complete_frame[..., None, None], moved, trajectory))
+
+
+def _force_change(features: ImpulseFeatures) -> ImpulseFeatures:
+    """Features whose impulses are forces at the end of a frame minus those at its start."""
+    blocks = []
+    for block in features.blocks:
+        unit = torch.nn.functional.normalize(block.direction[..., [0, -1], :], dim=-1, eps=1e-300)
+        sign = unit.new_tensor([-1.0, 1.0])[:, None]
+        blocks.append(replace(block, coordinate=block.coordinate[..., [0, -1]], direction=unit * sign))
+    return replace(features, blocks=tuple(blocks))
+
+
+def _clusters(scenes: Scenes) -> tuple[Tensor, int]:
+    """What is resampled as a whole: number of the cluster of each transition, long ``[B, T - 1]``, and their number."""
+    num_scenes, num_transitions = scenes.num_scenes, scenes.num_frames - 1
+    if scenes.num_groups >= MIN_CLUSTERS:
+        return scenes.group_index[:, None].expand(-1, num_transitions), scenes.num_groups
+    stretches = max(1, min(-(-MIN_CLUSTERS // num_scenes), num_transitions // MIN_STRETCH))
+    if num_scenes >= MIN_CLUSTERS:
+        stretches = 1
+    stretch = torch.arange(num_transitions) * stretches // num_transitions
+    return torch.arange(num_scenes)[:, None] * stretches + stretch, num_scenes * stretches
+
+
+def _support(laws: ForceLaws, information: Tensor) -> Tensor:
+    """Effective number of clusters that speak about each law at its points, ``[K, NUM_POINTS]``."""
+    share = information / information.sum(0).clamp(min=1e-300)
+    number = share.sum(0).square() / share.square().sum(0).clamp(min=1e-300)  # [K, knots]
+    if laws.no_interaction:
+        number[0] = 0
+    return number[:, laws.basis(laws.points())[0][:, 0]].float()

@@ -1,0 +1,185 @@
+"""Every script in analyses/ runs small, writes whole tables and pictures, and does not repeat what is finished."""
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import matplotlib.image
+import pandas as pd
+import pytest
+
+from pyro_nri.posterior.frames import read_frame, write_frame
+
+ANALYSES = Path(__file__).parent.parent / "analyses"
+MAX_LINES = 200
+PROBABILITIES = ("edge_accuracy", "expected_accuracy", "ece")
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(f"analyses_{name}", ANALYSES / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def refuse(*arguments, **options):
+    raise AssertionError("a finished cell was run again")
+
+
+def check_picture(path):
+    pixels = matplotlib.image.imread(path)
+    assert pixels.shape[0] >= 300
+    assert pixels.shape[1] >= 500
+    assert pixels[..., :3].std() > 0.01  # something is drawn
+
+
+def check_scores(frame, columns):
+    assert frame[list(columns)].notna().all(axis=None)
+    for name in PROBABILITIES:
+        assert frame[name].between(0, 1).all()
+    assert (frame["log_score"] <= 0).all()
+    assert (frame[["training_seconds", "inference_seconds"]] > 0).all(axis=None)
+
+
+def test_scripts_are_short_and_say_what_they_do():
+    for path in ANALYSES.glob("*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= MAX_LINES, f"{path.name} has {len(lines)} lines"
+        assert any(line.startswith(f"    python analyses/{path.name}") for line in lines[:5]), path.name
+        assert lines[0].endswith("?"), path.name
+
+
+@pytest.mark.slow
+def test_charged_particles(tmp_path, capsys, monkeypatch):
+    script = load("charged_particles")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "charged_particles_smoke.csv"
+    frame = read_frame(path)
+    assert frame["dynamics"].tolist() == ["pair-forces"] * 4 + ["message-passing"]
+    assert frame["window"].tolist() == [5, 10, 20, 24, 24]
+    check_scores(frame, [*PROBABILITIES, "log_score", "log_score_softened", "low", "high"])
+    check_picture(path.with_suffix(".png"))
+    table, windows = capsys.readouterr().out.strip().split("\n\n")
+    assert [len(part.splitlines()) for part in (table, windows)] == [2 + 2, 2 + 4]
+    full = script.cells(3, {}, smoke=False)
+    assert len(full) == 3 * (2 * 3 * 3 + 1)
+
+    write_frame(frame.iloc[:4], path)  # as if it had been stopped before the last model
+    done, work = [], script.run_cell
+    monkeypatch.setattr(script, "run_cell", lambda cell: done.append(cell["dynamics"]) or work(cell))
+    script.main(["--smoke", "--out", str(tmp_path)])
+    assert done == ["message-passing"]
+    again = read_frame(path)
+    pd.testing.assert_frame_equal(again.iloc[:4], frame.iloc[:4])
+    assert len(again) == 5
+
+
+@pytest.mark.slow
+def test_wrong_scenes(tmp_path, capsys, monkeypatch):
+    script = load("wrong_scenes")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "wrong_scenes_smoke.csv"
+    frame = read_frame(path)
+    assert len(frame) == 20
+    assert frame["num_wrong"].is_monotonic_decreasing
+    listed = frame["wrong_edges"].fillna("").astype(str).str.count(">")
+    assert (listed == frame["num_wrong"]).all()
+    assert frame["mean_confidence"].notna().equals(frame["num_wrong"] > 0)
+    assert frame["close_frames"].between(0, 1).all()
+    assert (frame["smallest_distance"] > 0).all()
+    check_picture(path.with_suffix(".png"))
+    assert "of 20 scenes have wrong edges" in capsys.readouterr().out
+    path.with_suffix(".png").unlink()
+    monkeypatch.setattr(script, "train_and_infer", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    check_picture(path.with_suffix(".png"))
+
+
+def test_orbit_of_two_charges_alone():
+    """A circle of radius r around the middle: v² / r = 1 / (2 r)², so v = 1 / (2 sqrt(r)); a turn takes 2 pi r / v."""
+    script = load("wrong_scenes")
+    radius, speed = 0.25, 1.0
+    state = [[[radius, 0, 0, speed], [-radius, 0, 0, -speed], [50, 0, 0, 0]]] * 2
+    scenes = script.Scenes.from_arrays([state], time_step=0.1, edge_type=[[0, 1, 0, 1, 1, 1]])
+    found = script.orbit_frames(scenes)[0]
+    assert found[[0, 2]] == pytest.approx(2 * 3.141592653589793 * radius / speed / 0.1)
+    assert (found[[1, 3, 4, 5]] == float("inf")).all()
+
+
+@pytest.mark.slow
+def test_force_laws(tmp_path, capsys, monkeypatch):
+    script = load("force_laws")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "force_laws_smoke.csv"
+    frame = read_frame(path)
+    assert frame["system"].tolist() == ["springs", "springs", "kuramoto", "springs"]
+    assert frame["control"].tolist() == ["none", "none", "none", "other scenes"]
+    assert frame["entities"].tolist() == [3, 4, 3, 3]
+    check_scores(frame, [*PROBABILITIES, "log_score", "low", "high"])
+    assert len(capsys.readouterr().out.strip().splitlines()) == 2 + 4
+    assert frame.loc[2, "law_error"] < 1e-3
+    for system in ("springs", "kuramoto"):
+        laws = read_frame(tmp_path / f"force_laws_smoke_{system}.csv")
+        assert sorted(laws["aligned_type"].unique()) == [0, 1]
+        assert laws["force"].notna().all()
+        check_picture(tmp_path / f"force_laws_smoke_{system}.png")
+    assert len(script.cells(3, {}, smoke=False)) == 3 * 10
+    monkeypatch.setattr(script, "run_cell", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(read_frame(path), frame)
+
+
+@pytest.mark.parametrize("control", ["frames", "own frames", "other scenes"])
+def test_negative_controls_move_what_they_say(control):
+    script = load("force_laws")
+    cell = {"system": "springs", "control": "none", "num_frames": 8}
+    kept = script.scenes_of(cell, 5, 3, 4).trajectory
+    moved = script.scenes_of({**cell, "control": control}, 5, 3, 4).trajectory
+    assert not moved.equal(kept)
+    assert moved.flatten().sort().values.equal(kept.flatten().sort().values)
+    if control == "frames":  # every frame is one of the scene's
+        assert all(any(frame.equal(old) for old in kept[b]) for b in range(5) for frame in moved[b])
+    if control == "own frames":  # every state is one of the entity's
+        assert all(any(moved[b, 0, n].equal(old) for old in kept[b, :, n]) for b in range(5) for n in range(4))
+    if control == "other scenes":  # every path is whole, and of another scene but for the first entity
+        assert all(moved[b, :, n].equal(kept[(b - n) % 5, :, n]) for b in range(5) for n in range(4))
+
+
+@pytest.mark.slow
+def test_data_efficiency(tmp_path, monkeypatch):
+    script = load("data_efficiency")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "data_efficiency_smoke.csv"
+    frame = read_frame(path)
+    assert frame["num_frames"].tolist() == [49, 5, 10, 20]
+    check_scores(frame, [*PROBABILITIES, "log_score", "low", "high"])
+    check_picture(path.with_suffix(".png"))
+    more = ["--only", "springs", "message-passing", "velocities", "noise"]
+    script.main(["--smoke", "--out", str(tmp_path), *more])
+    again = read_frame(path)
+    pd.testing.assert_frame_equal(again.iloc[:4], frame, check_dtype=False)
+    assert again["measurement_noise"].tolist()[4:] == [1e-3, 1e-2, 5e-2, 0]
+    assert again["velocities"].tolist()[4:] == ["observed"] * 3 + ["finite differences"]
+    monkeypatch.setattr(script, "run_cell", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    full = script.cells(3, {}, script.USUAL, [])
+    assert len(full) == 3 * (1 + 6 + 3 + 3 + 1) * 2 * 2
+
+
+@pytest.mark.parametrize("name", ["charged_particles", "force_laws", "data_efficiency"])
+def test_two_models_at_a_time(tmp_path, monkeypatch, name):
+    script = load(name)
+    monkeypatch.setattr(script, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    wanted = [{"kind": kind, "seed": seed} for kind in ("a", "b") for seed in range(3)]
+    path = tmp_path / "table.csv"
+
+    def work(cell):
+        return [] if cell == {"kind": "b", "seed": 1} else [{**cell, "value": 0.1 * cell["seed"]}]
+
+    script.run_cells(path, wanted, work, jobs=2)
+    table = read_frame(path)  # one of them broke down, and is the only one that is tried again
+    assert table[["kind", "seed"]].to_dict("records") == [cell for cell in wanted if work(cell)]
+    tried = []
+    script.run_cells(path, wanted, lambda cell: tried.append(cell) or [{**cell, "value": 0.1}], jobs=1)
+    assert tried == [{"kind": "b", "seed": 1}]
+    assert len(read_frame(path)) == len(wanted)
