@@ -1,6 +1,6 @@
 """Training and inferring on the same five scenes: how right and how sure, with and without cross-fitting.
 
-    python benchmarks/cross_fit.py [--smoke] [--num-scenes 5] [--num-frames 49] [--windows 49 10] [--work FOLDER]
+    python benchmarks/cross_fit.py [--smoke] [--num-scenes 5] [--num-frames 49 10] [--windows 49 10] [--work FOLDER]
 
 Pair forces, independent prior, no labels; a data set of 5 scenes for each seed. Rows:
 
@@ -10,12 +10,14 @@ Pair forces, independent prior, no labels; a data set of 5 scenes for each seed.
 - "ensemble, new": 5 models from bootstrap resamples of the 5 scenes infer them.
 - "folds, new": the 5 models of the folds infer them, each having seen 4 of the 5 scenes.
 
-Each model learns from all frames; scenes are inferred from the first frames of each window. Type labels are those of
-the first model's own training scenes. Rows with seed "all" pool the edges of all seeds, with 95 % intervals over
-scenes. ``--work`` keeps models and probabilities, so that an interrupted run goes on.
+Models learn from scenes of each of ``--num-frames`` frames; scenes are inferred from the first frames of each window
+that is not longer. Type labels are those of the first model's own training scenes. Rows with seed "all" pool the edges
+of all seeds, with 95 % intervals over scenes. ``--work`` keeps models and probabilities, so that an interrupted run
+goes on.
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Callable
@@ -87,7 +89,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--num-scenes", type=int, default=5)
     parser.add_argument("--num-new", type=int, default=200)
-    parser.add_argument("--num-frames", type=int, default=49, help="frames of the scenes, all used for learning")
+    parser.add_argument("--num-frames", nargs="+", type=int, default=[49, 10], help="frames to learn from")
     parser.add_argument("--windows", nargs="+", type=int, default=[49, 10], help="first frames to infer from")
     parser.add_argument("--num-steps", type=int, default=300)
     parser.add_argument("--num-threads", type=int, default=1)
@@ -95,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.num_scenes, arguments.num_new, arguments.num_frames = 2, 2, 8
+        arguments.num_scenes, arguments.num_new, arguments.num_frames = 2, 2, [8]
         arguments.windows, arguments.num_steps, arguments.seeds, arguments.systems = [8], 4, [0], ["springs"]
     torch.set_num_threads(arguments.num_threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,13 +115,13 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, work: Path) -> pd.DataFrame:
     num_entities = 3 if arguments.smoke else 5
     num_models = 2 if arguments.smoke else NUM_MODELS
-    found: dict[tuple[str, int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
-    for system in arguments.systems:
+    found: dict[tuple[str, int, int, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for num_frames, system in itertools.product(arguments.num_frames, arguments.systems):
         for seed in arguments.seeds:
-            size = {"num_entities": num_entities, "num_frames": arguments.num_frames}
+            size = {"num_entities": num_entities, "num_frames": num_frames}
             few = simulate(system, arguments.num_scenes, seed=seed + 1, **size)
             new = simulate(system, arguments.num_new, seed=seed + 1001, **size)
-            own = work / f"{system}_{seed}_{arguments.num_frames}"
+            own = work / f"{system}_{seed}_{num_frames}"
             own.mkdir(exist_ok=True)
             spec = ModelSpec(num_edge_types=2, dynamics="pair-forces", state_names=few.state_names)
             shared = {"scenes": few, "spec": spec, "num_steps": arguments.num_steps, "seed": seed}
@@ -133,26 +135,31 @@ def measure(arguments: argparse.Namespace, work: Path) -> pd.DataFrame:
                 "ensemble, new": (ensemble, new),
                 "folds, new": (folds, new),
             }
-            print(
-                f"{system}, seed {seed}: agreement of the folds' models {folds.training['agreement']}, "
-                f"of the ensemble's {ensemble.training['agreement']}",
-                flush=True,
-            )
-            for window in arguments.windows:
+            agreement = [min(models.training["agreement"]) for models in (folds, ensemble)]
+            print(f"{system}, {num_frames} frames, seed {seed}: lowest agreement of models {agreement}", flush=True)
+            for window in (window for window in arguments.windows if window <= num_frames):
                 for name, (model, scenes) in settings.items():
                     path = own / f"{name.replace(', ', '_').replace(' ', '_')}_{window}"
                     probability = inferred(path, model, scenes, window)
                     assert scenes.edge_type is not None
-                    found.setdefault((system, window, name), []).append((probability, scenes.edge_type.numpy()))
+                    found.setdefault((system, num_frames, window, name), []).append(
+                        (probability, scenes.edge_type.numpy())
+                    )
     rows = []
-    for (system, window, name), parts in found.items():
+    for (system, num_frames, window, name), parts in found.items():
         seeds = [*map(str, arguments.seeds), "all"]
         joined = tuple(np.concatenate(values) for values in zip(*parts, strict=True))
         for seed, (probability, truth) in zip(seeds, [*parts, joined], strict=True):
             scene = np.repeat(np.arange(len(truth)), truth.shape[1])
             flat = probability.reshape(-1, probability.shape[-1])
             score = score_edges(flat, truth.ravel(), scene, alignment=range(flat.shape[1]))
-            row = {"system": system, "num_frames": window, "setting": name, "seed": seed}
+            row = {
+                "system": system,
+                "learned_frames": num_frames,
+                "inferred_frames": window,
+                "setting": name,
+                "seed": seed,
+            }
             row["num_edges"] = score["num_edges"]
             for quantity in SCORES:
                 row[quantity] = score[quantity]["value"]

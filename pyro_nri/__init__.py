@@ -17,14 +17,19 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.convert import to_datatree
     from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
     from pyro_nri.posterior.frames import edges_frame, structures_frame
+    from pyro_nri.posterior.law_plots import plot_laws
+    from pyro_nri.posterior.laws import laws_frame
+    from pyro_nri.posterior.marginals import compare_priors
     from pyro_nri.posterior.plots import plot_structures
     from pyro_nri.posterior.predictions import predict
     from pyro_nri.posterior.probability import indicators
     from pyro_nri.posterior.scores import score
+    from pyro_nri.posterior.selection import compare_models
     from pyro_nri.posterior.storage import read_posterior, write_posterior
     from pyro_nri.scenes.readers import from_dataframe, read_scenes
     from pyro_nri.scenes.scenes import Scenes
     from pyro_nri.scenes.simulate import simulate
+    from pyro_nri.scenes.velocities import with_velocities
 
 _HOME = {
     "BounceGrad": "learning.bouncegrad",
@@ -32,13 +37,17 @@ _HOME = {
     "SceneModel": "model.program",
     "Scenes": "scenes.scenes",
     "StructureKernel": "inference.kernel",
+    "compare_models": "posterior.selection",
+    "compare_priors": "posterior.marginals",
     "diagnostics_frame": "posterior.diagnostics",
     "edges_frame": "posterior.frames",
     "fit": "fitting",
     "from_dataframe": "scenes.readers",
     "indicators": "posterior.probability",
     "infer": "inference.run",
+    "laws_frame": "posterior.laws",
     "load_checkpoint": "learning.checkpoint",
+    "plot_laws": "posterior.law_plots",
     "plot_structures": "posterior.plots",
     "predict": "posterior.predictions",
     "read_posterior": "posterior.storage",
@@ -49,6 +58,7 @@ _HOME = {
     "structures_frame": "posterior.frames",
     "summarize": "posterior.diagnostics",
     "to_datatree": "posterior.convert",
+    "with_velocities": "scenes.velocities",
     "write_posterior": "posterior.storage",
 }
 
@@ -58,13 +68,17 @@ __all__ = [
     "SceneModel",
     "Scenes",
     "StructureKernel",
+    "compare_models",
+    "compare_priors",
     "diagnostics_frame",
     "edges_frame",
     "fit",
     "from_dataframe",
     "indicators",
     "infer",
+    "laws_frame",
     "load_checkpoint",
+    "plot_laws",
     "plot_structures",
     "predict",
     "read_posterior",
@@ -75,6 +89,7 @@ __all__ = [
     "structures_frame",
     "summarize",
     "to_datatree",
+    "with_velocities",
     "write_posterior",
 ]
 

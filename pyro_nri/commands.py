@@ -303,7 +303,7 @@ def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str
     if draws.complete and draws.edge_type.shape[1] >= arguments.num_draws:
         raise ValueError(f"{arguments.out!r} is complete, there is nothing to resume")
     for name in ("model_fingerprint", "num_warmup", "thin", "proposal", "likelihood"):
-        if (kept := tree.attrs.get(name)) != attributes[name]:
+        if (kept := tree.attrs.get(name, "auto" if name == "likelihood" else None)) != attributes[name]:
             raise ValueError(
                 f"{arguments.out!r} was made with {name.replace('_', ' ')} {kept}, not {attributes[name]}; give the "
                 f"same arguments to resume"

@@ -7,7 +7,9 @@ give an :class:`~pyro_nri.learning.checkpoint.Ensemble`, which
 :func:`~pyro_nri.learning.mixtures.infer_ensemble` infers with.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +19,9 @@ from tqdm import tqdm
 
 from pyro_nri.fitting import fit
 from pyro_nri.inference.streams import generator
+from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.learning.checkpoint import Checkpoint, Ensemble
-from pyro_nri.learning.matching import match_models
+from pyro_nri.learning.matching import LOW_AGREEMENT, match_models
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.scenes.scenes import Scenes
 
@@ -26,7 +29,7 @@ from pyro_nri.scenes.scenes import Scenes
 def cross_fit(
     scenes: Scenes, *, num_folds: int, num_models: int = 1, spec: ModelSpec, seed: int, **options: Any
 ) -> Ensemble:
-    """Learn models for each fold of the scenes from the other folds.
+    """Learn models for each fold of the scenes from the other folds, with second starts as in :func:`fit_ensemble`.
 
     Args:
         scenes: training scenes. If they carry truth, it serves only to say which type of the first model stands for
@@ -67,7 +70,8 @@ def cross_fit(
 def fit_ensemble(scenes: Scenes, *, num_models: int, spec: ModelSpec, seed: int, **options: Any) -> Ensemble:
     """Learn models from bootstrap resamples of the scenes' structures.
 
-    For a scene that some of the models did not happen to be trained on, those alone are used.
+    For a scene that some of the models did not happen to be trained on, those alone are used. A model that agrees with
+    the others on few edges is learned again from another start; the start that explains its own scenes better stays.
 
     Args:
         scenes: training scenes, whose truth is used as in :func:`cross_fit`.
@@ -163,35 +167,46 @@ def _fit_members(
         return Ensemble(parts, training=training, training_scenes=fingerprints)
 
     index = scenes.group_index
+
+    def learn(number: int, *purpose: str, resume: Checkpoint | None = None, save_parts: bool = False) -> Checkpoint:
+        known = torch.isin(index, picked[number]).tolist()
+        own = tuple(name for name, is_own in zip(fingerprints, known, strict=True) if is_own)
+
+        def keep(unfinished: Checkpoint) -> None:
+            unfinished.training_scenes = own
+            assert save is not None
+            save(whole([*members, unfinished]))
+
+        member = fit(
+            pick_groups(scenes, picked[number].tolist()),
+            spec=spec,
+            seed=int(torch.randint(2**31, (1,), generator=generator(seed, "member", number, *purpose))),
+            resume=resume,
+            save=keep if save is not None and save_parts else None,
+            minutes=None if minutes is None else minutes / len(picked),
+            structure=None if structure is None else structure[picked[number]],
+            show_progress=show_progress,
+            **{"law_bootstrap": 0, **options},
+        )
+        member.training_scenes = own
+        return member
+
     with tqdm(total=len(picked), initial=len(members), disable=not show_progress, desc="models", unit="model") as bar:
         for number in range(len(members), len(picked)):
-            part = pick_groups(scenes, picked[number].tolist())
-            known = torch.isin(index, picked[number]).tolist()
-            own = tuple(name for name, is_own in zip(fingerprints, known, strict=True) if is_own)
-
-            def keep(unfinished: Checkpoint, own: tuple[str, ...] = own) -> None:
-                unfinished.training_scenes = own
-                assert save is not None
-                save(whole([*members, unfinished]))
-
-            member = fit(
-                part,
-                spec=spec,
-                seed=int(torch.randint(2**31, (1,), generator=generator(seed, "member", number))),
-                resume=started,
-                save=None if save is None else keep,
-                minutes=None if minutes is None else minutes / len(picked),
-                structure=None if structure is None else structure[picked[number]],
-                show_progress=show_progress,
-                **{"law_bootstrap": 0, **options},
-            )
+            members.append(learn(number, resume=started, save_parts=True))
             started = None
-            member.training_scenes = own
-            members.append(member)
             bar.update()
             if save is not None:
                 save(whole(members))
     found = match_models(members, scenes, seed=seed)
+    odd = [number for number, share in enumerate(found.agreement) if share < LOW_AGREEMENT]
+    if 0 < len(odd) < len(members):  # stuck while the others were not, perhaps: another start tells
+        for number in odd:
+            with suppress(Diverged):
+                again = learn(number, "again")
+                if _misfit(again) < _misfit(members[number]):
+                    members[number] = again
+        found = match_models(members, scenes, seed=seed)
     ensemble = whole(members)
     ensemble.labels = [list(labels) for labels in found.labels]
     ensemble.alignment = members[0].alignment
@@ -199,6 +214,11 @@ def _fit_members(
     if losses := [member.training["loss"] for member in members if "loss" in member.training]:
         ensemble.training["loss"] = sum(losses) / len(losses)
     return ensemble
+
+
+def _misfit(member: Checkpoint) -> float:
+    """How badly a model explains its own training scenes, to compare two starts on the same scenes."""
+    return float(member.training.get("median_residual", member.training.get("loss", math.inf)))
 
 
 def _check_resume(ensemble: Ensemble, spec: ModelSpec, plan: dict[str, int], fingerprints: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Several models from one set of scenes: what each is trained on, what is kept, and the commands."""
 
 import json
+import math
 import signal
 from dataclasses import replace
 
@@ -13,7 +14,9 @@ import pyro_nri.cross_fitting as cross_fitting
 from pyro_nri.cli import main
 from pyro_nri.cross_fitting import cross_fit, deal_folds, fit_ensemble, pick_groups
 from pyro_nri.fitting import fit
+from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_checkpoint, load_model, save_checkpoint
+from pyro_nri.learning.matching import match_models
 from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on, unseen
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.storage import read_posterior
@@ -198,6 +201,35 @@ def test_finished_models_are_kept(scenes, folds, tmp_path, monkeypatch):
         fit_ensemble(scenes[:4], **again)
     with pytest.raises(ValueError, match="resume was made with num_folds None, found 3"):
         cross_fit(scenes, **{**again, "num_models": 1}, num_folds=3)
+
+
+@pytest.mark.parametrize("better", [True, False, None], ids=["better", "worse", "diverged"])
+def test_a_model_apart_from_the_others_gets_another_start(scenes, folds, monkeypatch, better):
+    calls, agreements = [], iter([(0.9, 0.5, 0.9), (1.0, 1.0, 1.0)])
+
+    def recorded(part, **options):
+        if len(calls) == 3 and better is None:
+            raise Diverged("broke down")
+        calls.append((part, options["seed"]))
+        found = fit(part, **options)
+        if len(calls) == 4:
+            found.training["loss"] = -math.inf if better else math.inf
+        return found
+
+    def match(models, *arguments, **options):
+        real = match_models(models, *arguments, **options)
+        return real._replace(agreement=next(agreements))
+
+    monkeypatch.setattr(cross_fitting, "fit", recorded)
+    monkeypatch.setattr(cross_fitting, "match_models", match)
+    found = cross_fit(scenes, num_folds=3, spec=SPEC, num_steps=3, seed=0)
+    same_as_before = [one.fingerprint == two.fingerprint for one, two in zip(found.members, folds.members, strict=True)]
+    assert same_as_before == [True, not better, True]
+    assert [member.training_scenes for member in found.members] == [member.training_scenes for member in folds.members]
+    assert found.training["agreement"] == [1.0, 1.0, 1.0]
+    if better is not None:
+        assert calls[3][0].scene_names == calls[1][0].scene_names
+        assert len({seed for _, seed in calls}) == 4
 
 
 def test_bad_arguments(scenes):

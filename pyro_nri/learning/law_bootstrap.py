@@ -149,9 +149,10 @@ class _Regression:
             self.coefficient = self._solve(gram + self.penalty, weighted.T @ target.flatten())
             residual = target - design @ self.coefficient
         fit_noise(self.noise, residual, context)
-        covariance = torch.linalg.inv((gram + self.penalty)[self.free][:, self.free])
+        last = torch.zeros_like(self.coefficient)
+        last[-1] = 1
         self.lag = float(self.coefficient[-1])
-        self.lag_error = float(covariance[-1, -1].sqrt()) if self.free[-1] else torch.inf
+        self.lag_error = float(self._solve(gram + self.penalty, last)[-1].clamp(min=0).sqrt())
 
     @property
     def splines(self) -> Tensor:
@@ -236,8 +237,9 @@ class _Regression:
         return torch.cat([columns, lag[..., None]], dim=-1)
 
     def _solve(self, system: Tensor, right: Tensor) -> Tensor:
-        result = torch.zeros_like(right)
-        result[self.free] = torch.linalg.solve(system[self.free][:, self.free], right[self.free])
+        system, result = system[self.free][:, self.free], torch.zeros_like(right)
+        scale = system.diagonal().rsqrt()  # information varies over many orders of magnitude
+        result[self.free] = scale * torch.linalg.solve(scale[:, None] * system * scale, scale * right[self.free])
         return result
 
 
