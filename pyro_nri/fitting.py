@@ -116,6 +116,8 @@ def fit(
         law_fit = fit_laws(model, scenes, structure=given, seed=seed, show_progress=show_progress)
         calibrate(model, law_fit.scenes, law_fit.structure, seed=seed)
         checkpoint.training["median_residual"] = law_fit.median_residual
+        checkpoint.training["clock_lag"] = float(model.impulse_parts[0].clock_lag)
+        checkpoint.training["force_limit"] = float(model.impulse_parts[0].force_limit)
         checkpoint.training["laws_seconds"] = law_fit.seconds
     if history:
         checkpoint.training["loss"] = sum(losses.module_loss for losses in history[-20:]) / len(history[-20:])
@@ -136,7 +138,6 @@ def fit(
         known = law_fit.structure.cpu() if trainer.inner == "given" else None
         drawn = bootstrap_laws(model, law_fit.scenes, structure=known, num_replicates=law_bootstrap, seed=seed)
         checkpoint.law_draws, checkpoint.law_support = drawn.draws, drawn.support
-        checkpoint.training["clock_lag"] = drawn.clock_lag
     return checkpoint
 
 

@@ -39,7 +39,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "dynamics": [
         *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_forces"],
-        *["rollout"],
+        *["integrated_paths", "rollout"],
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "receivers", "direct"],
@@ -50,8 +50,8 @@ ORDER: dict[str, Sequence[str]] = {
         *["proposals", "tempering", "delayed", "hidden", "evidence", "chains", "kernel", "run", "heldout"],
     ],
     "learning": [
-        *["checkpoint", "objectives", "bouncegrad", "laws", "law_bootstrap", "calibration", "distill", "matching"],
-        *["mixtures"],
+        *["checkpoint", "objectives", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
+        *["calibration", "distill", "matching", "mixtures"],
     ],
     "baselines": ["static", "lstm", "correlation", "variational", "supervised"],
     "posterior": [

@@ -5,6 +5,7 @@ along a path. That path contains the observed next state, so a likelihood made o
 :mod:`pyro_nri.model.impulse`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,13 +27,16 @@ class PathBlock:
         row: which frame of which scene, long ``[R, 2]``; None where there is a path for every frame, ``[B, T - 1]``.
         coordinate: distances or phase differences along the path, ``[*rows, N, N - 1, Q]``, receivers first, their
             senders ascending.
-        direction: unit vector away from the sender times quadrature weight, ``[*rows, N, N - 1, Q, S]``; 0 where the
-            edge does not exist.
+        direction: unit vector away from the sender, ``[*rows, N, N - 1, Q, S]``; 0 where the edge does not exist.
+        weight: quadrature weights ``[Q]``; they sum to 1.
+        free: 0 where the force on an entity is at its limit, else 1, ``[*rows, N, Q, S]``; None where none is.
     """
 
     row: Tensor | None
     coordinate: Tensor
     direction: Tensor
+    weight: Tensor
+    free: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,58 @@ class ImpulseFeatures:
     def to(self, dtype: torch.dtype) -> "ImpulseFeatures":
         """The same with floats in another precision."""
         blocks = tuple(
-            replace(block, coordinate=block.coordinate.to(dtype), direction=block.direction.to(dtype))
+            PathBlock(
+                block.row,
+                block.coordinate.to(dtype),
+                block.direction.to(dtype),
+                block.weight.to(dtype),
+                None if block.free is None else block.free.to(dtype),
+            )
             for block in self.blocks
         )
         return ImpulseFeatures(self.target.to(dtype), self.mask, self.context.to(dtype), blocks)
 
     def impulses(self, laws: ForceLaws) -> Tensor:
         """What each sender would do to each receiver under each type, per unit time: ``[B, T - 1, N, N - 1, K, S]``."""
-        table = laws.table()
+        return self._collect(
+            lambda block, table: torch.einsum(
+                "...qk,...qs,q->...ks", laws(block.coordinate, table), block.direction, block.weight
+            ),
+            laws.table(),
+        )
+
+    def lag_impulses(self, laws: ForceLaws) -> Tensor:
+        """What they would do more for each unit of time that velocities are older: shaped as :meth:`impulses`."""
+
+        def change(block: PathBlock, table: Tensor) -> Tensor:
+            force = laws(block.coordinate[..., [0, -1]], table)  # [*rows, N, N - 1, 2, K]
+            sign = block.weight.new_tensor([1.0, -1.0])
+            return torch.einsum("...qk,...qs,q->...ks", force, block.direction[..., [0, -1], :], sign)
+
+        return self._collect(change, laws.table())
+
+    def held_impulses(self, laws: ForceLaws) -> Tensor:
+        """The part of :meth:`impulses` from where forces are at their limit and no longer depend on the law."""
+
+        def held(block: PathBlock, table: Tensor) -> Tensor:
+            if block.free is None:
+                return block.coordinate.new_zeros(
+                    *block.coordinate.shape[:-1], laws.num_edge_types, block.direction.shape[-1]
+                )
+            return torch.einsum(
+                "...neqk,...neqs,...nqs->...neks",
+                laws(block.coordinate, table) * block.weight[:, None],
+                block.direction,
+                1 - block.free,
+            )
+
+        return self._collect(held, laws.table())
+
+    def _collect(self, part: Callable[[PathBlock, Tensor], Tensor], table: Tensor) -> Tensor:
+        """Put together what blocks say, each ``[*rows, ...]``: ``[B, T - 1, ...]``."""
         result = self.target.new_zeros(0)
         for block in self.blocks:
-            force = laws(block.coordinate, table)  # [*rows, N, N - 1, Q, K]
-            value = torch.einsum("...qk,...qs->...ks", force, block.direction)
+            value = part(block, table)
             if block.row is None:
                 result = value
             else:
@@ -87,6 +131,8 @@ class ImpulseFeatures:
     def design(self, laws: ForceLaws, incoming: Tensor) -> Tensor:
         """Rows of the linear model that ties spline coefficients to targets: ``[B, T - 1, N, S, K * NUM_SPLINES]``.
 
+        Where forces are at their limit the target, less :meth:`held_impulses`, does not depend on the law.
+
         Args:
             laws: which splines.
             incoming: types of the edges into each receiver, long ``[B, N, N - 1]``.
@@ -95,6 +141,7 @@ class ImpulseFeatures:
         result = self.target.new_zeros(*self.target.shape, num_columns)
         for block in self.blocks:
             index, weight = laws.basis(block.coordinate)  # [*rows, N, N - 1, Q, 4]
+            weight = weight * block.weight[:, None]
             if not laws.circular:
                 weight = weight / block.coordinate[..., None]
             scene = None if block.row is None else block.row[:, 0]
@@ -103,6 +150,8 @@ class ImpulseFeatures:
             rows = self.target.new_zeros(*block.coordinate.shape[:-2], self.target.shape[-1], num_columns)
             for axis in range(self.target.shape[-1]):
                 value = weight * block.direction[..., axis, None]
+                if block.free is not None:
+                    value = value * block.free[..., :, None, :, axis, None]
                 rows[..., axis, :].scatter_add_(-1, column, value.flatten(-3))
             if block.row is None:
                 result = rows
@@ -112,10 +161,12 @@ class ImpulseFeatures:
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
-def gauss_legendre(num_nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes in (0, 1) and weights that sum to 1, ``[Q]`` each."""
-    node, weight = np.polynomial.legendre.leggauss(num_nodes)
-    return like.new_tensor((node + 1) / 2), like.new_tensor(weight / 2)
+def gauss_lobatto(num_nodes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes in [0, 1], both ends among them, and weights that sum to 1, ``[Q]`` each; exact up to degree 2 Q - 3."""
+    polynomial = np.polynomial.legendre.Legendre.basis(num_nodes - 1)
+    node = np.concatenate([[-1.0], polynomial.deriv().roots(), [1.0]])
+    weight = 1 / (num_nodes * (num_nodes - 1) * polynomial(node) ** 2)
+    return like.new_tensor((node + 1) / 2), like.new_tensor(weight)
 
 
 def unfold(position: Tensor, velocity: Tensor, low: Tensor, high: Tensor, time_step: float) -> tuple[Tensor, ...]:
@@ -190,8 +241,8 @@ def path_block(path: Tensor, sign: Tensor, weight: Tensor, edge_exists: Tensor, 
     apart = path[..., :, None, :, :] - path[..., sender, :, :]  # [*rows, N, N - 1, Q, S]
     # Forces are divided by it, in single precision too: it must not become 0 there.
     distance = apart.norm(dim=-1).clamp(min=torch.finfo(torch.float32).tiny ** 0.5)
-    direction = apart / distance[..., None] * sign[..., :, None, :, :] * weight[:, None]
-    return PathBlock(row, distance, direction * edge_exists[..., None, None])
+    direction = apart / distance[..., None] * sign[..., :, None, :, :]
+    return PathBlock(row, distance, direction * edge_exists[..., None, None], weight)
 
 
 def incoming_senders(num_entities: int, device: torch.device) -> Tensor:

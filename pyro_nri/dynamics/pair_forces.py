@@ -1,23 +1,21 @@
 """Forces along the separation, one learned law for each type of edge; the node module is an integrator."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.dynamics import AbstractDynamics, sum_messages
+from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.force_laws import ForceLaws
 from pyro_nri.dynamics.impulses import (
     NUM_NODES,
     ImpulseFeatures,
     PathBlock,
-    gauss_legendre,
+    gauss_lobatto,
     hermite,
     incoming_senders,
     path_block,
     reflected,
-    replace_frames,
     unfold,
 )
 from pyro_nri.dynamics.walls import estimate_walls
@@ -26,10 +24,6 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: State variables of phase oscillators: phase, its rate, the known rate of the oscillator alone.
 PHASE_STATE = ("phi", "vphi", "omega")
-#: Sub-steps of a path that is integrated within a frame; even, for Simpson's rule.
-NUM_PATH_STEPS = 40
-#: Frames are integrated where ``dt² |df/dr| / 12`` exceeds this: there a cubic path is far from the motion.
-STIFF = 0.1
 #: Which entry of the context says whether the paths of a frame were integrated.
 INTEGRATED = 8
 
@@ -43,6 +37,10 @@ class PairForces(AbstractDynamics):
     rule for phases), so :meth:`step` is a forward model like any other. A structure with more than one sub-step moves
     all entities at once, so a forward likelihood does not factorise over receivers; :meth:`features` prepares the one
     that does.
+
+    Two things that simulators do are learned with the laws (:mod:`pyro_nri.learning.laws`) and are part of every step:
+    velocities may be those of a moment ``clock_lag`` before the positions, and each component of the total force on an
+    entity may be capped at ``force_limit``. They start at 0 and infinity.
 
     Args:
         num_edge_types: K.
@@ -104,10 +102,14 @@ class PairForces(AbstractDynamics):
         self.register_buffer("low", torch.full((num_axes,), -torch.inf))
         self.register_buffer("high", torch.full((num_axes,), torch.inf))
         self.register_buffer("length", torch.tensor(1.0))
+        self.register_buffer("clock_lag", torch.tensor(0.0))
+        self.register_buffer("force_limit", torch.tensor(torch.inf))
         self.time_step: Tensor
         self.low: Tensor
         self.high: Tensor
         self.length: Tensor
+        self.clock_lag: Tensor
+        self.force_limit: Tensor
 
     @property
     def context_size(self) -> int:
@@ -151,14 +153,14 @@ class PairForces(AbstractDynamics):
 
     # --- the forward model -------------------------------------------------------------------------------------------
     def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:
-        return self._forces(state, structure, self.time_step / self.num_substeps, self.laws.table())
+        return self.forces(state, structure, self.time_step / self.num_substeps, self.clock_lag, self.laws.table())
 
     def update(self, state: Tensor, summed: Tensor, entity_kind: Tensor | None = None) -> Tensor:
-        return self._move(state, summed, self.time_step / self.num_substeps)
+        return self.move(state, summed, self.time_step / self.num_substeps, self.clock_lag)
 
-    def _forces(self, state: Tensor, structure: Tensor | None, duration: Tensor, table: Tensor) -> Tensor:
-        """Forces in the middle of a sub-step (phases: at its end), ``[*batch, E, S]`` or ``[*batch, E, K, S]``."""
-        drift = duration if self.circular else duration / 2
+    def forces(self, state: Tensor, structure: Tensor | None, duration: Tensor, lag: Tensor, table: Tensor) -> Tensor:
+        """Forces in the middle of a sub-step of the velocities (phases: at its end), ``[*batch, E, (K,) S]``."""
+        drift = duration if self.circular else duration / 2 - lag
         position = state[..., self.positions] + drift * state[..., self.velocities]
         num_entities = state.shape[-2]
         sender = edges.senders(num_entities).to(state.device)
@@ -176,7 +178,7 @@ class PairForces(AbstractDynamics):
             forces = self.laws.select(coordinate, structure, table)[..., None] * direction
         return forces
 
-    def _move(self, state: Tensor, summed: Tensor, duration: Tensor) -> Tensor:
+    def move(self, state: Tensor, summed: Tensor, duration: Tensor, lag: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(state.shape[:-1], summed.shape[:-1])
         position = state[..., self.positions].expand(*shape, -1)
         velocity = state[..., self.velocities].expand(*shape, -1)
@@ -184,8 +186,9 @@ class PairForces(AbstractDynamics):
             own = state[..., -1:].expand(*shape, -1)
             rate = own + summed
             return torch.cat([position + duration * (velocity + rate) / 2, rate, own], dim=-1)
-        after = velocity + duration * summed
-        position = position + duration * (velocity + after) / 2
+        after = velocity + duration * summed.clamp(-self.force_limit, self.force_limit)
+        # Velocities are those of a moment before the positions: the way has their mean at the later moment.
+        position = position + duration * (velocity + after) / 2 + lag * (after - velocity)
         if self.low.isfinite().any() or self.high.isfinite().any():
             above, below = position > self.high, position < self.low
             position = torch.where(above, 2 * self.high - position, position)
@@ -214,32 +217,42 @@ class PairForces(AbstractDynamics):
         low, high = self.low.double(), self.high.double()
         end, after, wall = unfold(position, velocity, low, high, dt)
         start, before = position[:, :-1], velocity[:, :-1]
-        node, weight = gauss_legendre(NUM_NODES, trajectory)
+        node, weight = gauss_lobatto(NUM_NODES, trajectory)
         path, sign = reflected(hermite(start, end, before, after, dt, node), wall)
         mask = scenes.transition_mask & scenes.complete_frame[:, 1:, None]
-        block = path_block(path, sign, weight, self._edge_exists(scenes), None)
+        block = path_block(path, sign, self.over_velocities(weight), self.edge_exists(scenes), None)
         own_error = (end - start - dt * (before + after) / 2).norm(dim=-1)
-        context = self._context(scenes, block.coordinate.amin(-1), own_error, torch.zeros_like(mask[..., :1]))
+        context = self.context(scenes, block.coordinate.amin(-1), own_error, torch.zeros_like(mask[..., :1]))
         return ImpulseFeatures((after - before) / dt, mask, context, (block,))
 
     def _phase_features(self, trajectory: Tensor, scenes: Scenes) -> ImpulseFeatures:
         phase, rate, own = trajectory[:, 1:].unbind(-1)  # [B, T - 1, N]
         sender = incoming_senders(scenes.num_entities, phase.device)
         difference = phase[..., sender] - phase[..., None]  # [B, T - 1, N, N - 1]
-        direction = self._edge_exists(scenes)[..., None, None].expand(*difference.shape, 1, 1).double()
+        direction = self.edge_exists(scenes)[..., None, None].expand(*difference.shape, 1, 1).double()
         mask = scenes.complete_frame[:, 1:, None] & scenes.observation_mask[:, 1:]
         context = (rate.abs() + float(self.length) / scenes.time_step).log()[..., None]
         return ImpulseFeatures(
-            (rate - own)[..., None], mask, context, (PathBlock(None, difference[..., None], direction),)
+            (rate - own)[..., None],
+            mask,
+            context,
+            (PathBlock(None, difference[..., None], direction, direction.new_ones(1)),),
         )
 
+    def over_velocities(self, weight: Tensor) -> Tensor:
+        """Quadrature weights of the time between two velocities instead of that between two positions, ``[Q]``."""
+        weight, share = weight.clone(), float(self.clock_lag / self.time_step)
+        weight[0] += share
+        weight[-1] -= share
+        return weight
+
     @staticmethod
-    def _edge_exists(scenes: Scenes) -> Tensor:
+    def edge_exists(scenes: Scenes) -> Tensor:
         """Which edges into each receiver exist, bool ``[B, 1, N, N - 1]``."""
         incoming = edges.incoming_edges(scenes.num_entities).to(scenes.edge_mask.device)
         return scenes.edge_mask[:, incoming][:, None]
 
-    def _context(self, scenes: Scenes, closest: Tensor, own_error: Tensor, integrated: Tensor) -> Tensor:
+    def context(self, scenes: Scenes, closest: Tensor, own_error: Tensor, integrated: Tensor) -> Tensor:
         """What may tell how far a frame can be trusted, ``[B, T - 1, N, F]``.
 
         Args:
@@ -251,7 +264,7 @@ class PairForces(AbstractDynamics):
         trajectory = scenes.trajectory.double()
         position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
         length, dt = float(self.length), scenes.time_step
-        exists = self._edge_exists(scenes)
+        exists = self.edge_exists(scenes)
         far = torch.full_like(closest, 1e3 * length)
         closest = torch.where(exists, closest, far)
         sender = incoming_senders(scenes.num_entities, closest.device)
@@ -280,85 +293,3 @@ class PairForces(AbstractDynamics):
             ],
             dim=-1,
         )
-
-    def refine(self, features: ImpulseFeatures, scenes: Scenes, references: Sequence[Tensor]) -> ImpulseFeatures:
-        """Replace cubic paths by integrated ones in the frames where forces change fast along them.
-
-        From both ends of such a frame the motion is integrated under a reference structure; the two paths are blended,
-        each near its own end. Of several references a frame takes the one whose two paths agree best.
-
-        Args:
-            features: of the same scenes, from :meth:`features`.
-            scenes: B scenes in raw units.
-            references: structures to integrate under, long ``[B, E]`` each.
-        """
-        if self.circular or not references:
-            return features
-        (block,) = features.blocks
-        dt = scenes.time_step
-        exists = self._edge_exists(scenes)
-        stiff = (self.laws.slope(block.coordinate.amin(-1)) * exists).amax((-1, -2)) * dt**2 / 12 > STIFF
-        row = (stiff & features.mask.any(-1)).nonzero()  # [R, 2]
-        if len(row) == 0:
-            return features
-        trajectory = scenes.trajectory.double()
-        scene, frame = row.unbind(-1)
-        start, end = trajectory[scene, frame], trajectory[scene, frame + 1]  # [R, N, D]
-        edge_mask = scenes.edge_mask[scene]
-        ramp = torch.linspace(0, 1, NUM_PATH_STEPS + 1, dtype=torch.float64, device=start.device)
-        ramp = (3 * ramp**2 - 2 * ramp**3)[:, None]
-        best, path = torch.full_like(start[..., 0], torch.inf), None
-        for reference in references:
-            forth = self._integrate(start, reference[scene], edge_mask, dt / NUM_PATH_STEPS)
-            back = self._integrate(end, reference[scene], edge_mask, -dt / NUM_PATH_STEPS).flip(-2)
-            middle = NUM_PATH_STEPS // 2
-            gap = (forth - back)[..., middle, :].norm(dim=-1)  # [R, N]
-            blended = forth * (1 - ramp) + back * ramp
-            if path is None:
-                best, path = gap, blended
-            else:
-                better = gap.square().sum(-1) < best.square().sum(-1)
-                best = torch.where(better[:, None], gap, best)
-                path = torch.where(better[:, None, None, None], blended, path)
-        assert path is not None
-        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
-        _, _, wall = unfold(position, velocity, self.low.double(), self.high.double(), dt)
-        simpson = torch.ones_like(ramp[:, 0])
-        simpson[1:-1:2], simpson[2:-1:2] = 4, 2
-        sign = _sign_after_bounce(path, wall[scene, frame])
-        better_block = path_block(path, sign, simpson / simpson.sum(), exists[scene, 0], row)
-        closest, own_error = block.coordinate.amin(-1), self._own_error(scenes)
-        closest[scene, frame] = better_block.coordinate.amin(-1)
-        own_error[scene, frame] = best / 2
-        context = self._context(scenes, closest, own_error, stiff[..., None])
-        return replace_frames(features, better_block, context)
-
-    def _own_error(self, scenes: Scenes) -> Tensor:
-        trajectory = scenes.trajectory.double()
-        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
-        end, after, _ = unfold(position, velocity, self.low.double(), self.high.double(), scenes.time_step)
-        error: Tensor = (end - position[:, :-1] - scenes.time_step * (velocity[:, :-1] + after) / 2).norm(dim=-1)
-        return error
-
-    def _integrate(self, state: Tensor, structure: Tensor, edge_mask: Tensor, duration: float) -> Tensor:
-        """Positions on :data:`NUM_PATH_STEPS` sub-steps and at the start, ``[R, N, NUM_PATH_STEPS + 1, S]``."""
-        table = self.laws.table().detach().double()
-        time = state.new_tensor(duration)
-        if duration < 0:  # back in time: as forth, with velocities reversed
-            state = state.clone()
-            state[..., self.velocities] = -state[..., self.velocities]
-            time = -time
-        positions = [state[..., self.positions]]
-        for _ in range(NUM_PATH_STEPS):
-            forces = self._forces(state, structure, time, table) * edge_mask[..., None]
-            state = self._move(state, sum_messages(forces), time)
-            positions.append(state[..., self.positions])
-        return torch.stack(positions, dim=-2)
-
-
-def _sign_after_bounce(path: Tensor, wall: Tensor) -> Tensor:
-    """-1 from the moment on at which a path ``[R, N, Q, S]`` is next to the wall it touches ``[R, N, S]``, else 1."""
-    distance = (path - wall[..., None, :]).abs().nan_to_num(nan=torch.inf)
-    touch = distance.argmin(dim=-2, keepdim=True)
-    node = torch.arange(path.shape[-2], device=path.device)[:, None]
-    return torch.where((node > touch) & ~wall[..., None, :].isnan(), -1.0, 1.0).to(path)

@@ -19,7 +19,7 @@ from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.files import written_beside
 
 FORMAT = "pyro_nri model"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -210,7 +210,12 @@ def load_model(path: str | Path) -> Checkpoint | Ensemble:
         raise ValueError(f"{str(path)!r} is not a model file of pyro_nri")
     version = content.get("version")
     if not isinstance(version, int) or version > VERSION:
-        raise ValueError(f"model file {str(path)!r} has format version {version}, this program reads up to {VERSION}")
+        raise ValueError(f"model file {str(path)!r} has format version {version}, this program reads {VERSION}")
+    if version < VERSION:
+        raise ValueError(
+            f"model file {str(path)!r} has format version {version} of an older program, this one reads {VERSION}; "
+            "train it again"
+        )
     try:
         if "members" not in content:
             return _checkpoint(content)

@@ -6,27 +6,21 @@ replicate needs no new pass over the data: every scene's gradient and curvature 
 a replicate is one Newton step with resampled scenes. Whole scenes are resampled, as errors within one are not
 independent of one another.
 
-One error no resampling can show, because all scenes share it: recorded velocities are often those of a moment slightly
-before or after the positions (integrators of leapfrog type, velocities by one-sided differences). The lag of this clock
-is estimated with the laws, velocities are moved by it to the moment of the positions, and what remains of it is a
-nuisance parameter of every replicate.
+The clock lag (:mod:`pyro_nri.learning.law_regression`) is a nuisance parameter of every replicate.
 """
 
 import copy
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.dynamics import sum_messages
 from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
-from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, generator, keys
-from pyro_nri.learning.laws import fit_noise, law_penalty
-from pyro_nri.model.impulse import chosen_impulses, most_likely_structure, refined_features
+from pyro_nri.learning.law_regression import LawRegression, fit_noise
+from pyro_nri.model.impulse import most_likely_structure, refined_features
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
@@ -39,8 +33,6 @@ NUM_STRUCTURES = 4
 MAX_CODES = 4096
 #: Rounds of re-weighting from the laws of the model to the best ones.
 NUM_ROUNDS = 4
-#: Prior standard deviation of the clock lag, as a share of the time of a frame.
-LAG_SCALE = 0.02
 #: With fewer groups of scenes than this single scenes are resampled, and with fewer scenes stretches of them.
 MIN_CLUSTERS = 10
 #: Frames of the shortest stretch that is resampled.
@@ -54,12 +46,10 @@ class LawDraws(NamedTuple):
         draws: spline coefficients of the laws, as :attr:`ForceLaws.splines`, float64 ``[R, K, NUM_SPLINES]``.
         support: effective number of scenes with data about each law at :meth:`ForceLaws.points`, float32
             ``[K, NUM_POINTS]``: (sum of informations)² / sum of informations² of what lies between the same two knots.
-        clock_lag: time by which recorded velocities are older than positions, raw units.
     """
 
     draws: Tensor
     support: Tensor
-    clock_lag: float
 
 
 def bootstrap_laws(
@@ -88,12 +78,6 @@ def bootstrap_laws(
             features = dynamics.features(scenes).to(dynamics.laws.low.dtype)
             drawn = most_likely_structure(dynamics, noise, features)[scenes.group_first_scene][None]  # [M, G, E]
         best = _Regression(dynamics, noise, scenes, drawn[0])
-        lag = best.lag
-        if abs(lag) > 3 * best.lag_error:
-            scenes = _synchronise(dynamics, scenes, drawn[0], lag)
-            dynamics.laws.set_splines(best.splines)
-            best = _Regression(dynamics, noise, scenes, drawn[0])
-            lag += best.lag
         cluster, num_clusters = _clusters(scenes)
         gradient, curvature, information = best.contributions(drawn, cluster, num_clusters)
         group_of = torch.zeros(num_clusters, dtype=torch.long)
@@ -107,7 +91,7 @@ def bootstrap_laws(
         for count, number in zip(weight, choice, strict=True):
             slope = count @ gradient[number, torch.arange(num_clusters)]
             draws.append(best.step(slope, torch.einsum("c,cij->ij", count, curvature)))
-        return LawDraws(torch.stack(draws), _support(dynamics.laws, information), lag)
+        return LawDraws(torch.stack(draws), _support(dynamics.laws, information))
 
 
 class _Regression:
@@ -121,48 +105,30 @@ class _Regression:
     """
 
     def __init__(self, dynamics: PairForces, noise: AbstractNoise, scenes: Scenes, structure: Tensor) -> None:
-        self.laws = laws = dynamics.laws
-        self.time_step = scenes.time_step
-        self.group_index = scenes.group_index
         self.noise = copy.deepcopy(noise)
         self.features = refined_features(
             dynamics, scenes, lambda smooth: most_likely_structure(dynamics, noise, smooth)
         )
-        penalty = law_penalty(laws)
-        precision = penalty.new_tensor([[(LAG_SCALE * self.time_step) ** -2]])
-        self.penalty = torch.block_diag(penalty, precision)
-        self.free = torch.ones(len(self.penalty), dtype=torch.bool)
-        self.free[: NUM_SPLINES * int(laws.no_interaction)] = False  # the law of type 0 is zero
-        self.free[-1] = not laws.circular  # a rate belongs to the moment of its phase
+        self.regression = regression = LawRegression(dynamics, self.features, scenes.group_index)
         mask = self.features.mask
         context = self.features.context[mask] if noise.uses_context else None
-        self.design = self._design(structure)[mask]  # [R, S, P]
-        design, target = self.design, self.features.target[mask]
-        self.coefficient = torch.cat([laws.splines.flatten(), penalty.new_zeros(1)])
-        residual = target - design @ self.coefficient
-        flat = design.flatten(0, 1)
+        self.design, self.target = regression.rows(structure)
+        self.penalty, self.slope = regression.penalty(self.design)
+        self.coefficient = regression.coefficient
+        residual = self.target - self.design @ self.coefficient
+        flat = self.design.flatten(0, 1)
         for _ in range(NUM_ROUNDS):
             fit_noise(self.noise, residual, context)
-            weight = self.noise.precision(residual, context).flatten()
-            weighted = flat * weight[:, None]
-            gram = weighted.T @ flat
-            self.coefficient = self._solve(gram + self.penalty, weighted.T @ target.flatten())
-            residual = target - design @ self.coefficient
+            weighted = flat * self.noise.precision(residual, context).flatten()[:, None]
+            right = weighted.T @ self.target.flatten() + self.slope
+            self.coefficient = regression.solve(weighted.T @ flat + self.penalty, right)
+            residual = self.target - self.design @ self.coefficient
         fit_noise(self.noise, residual, context)
-        last = torch.zeros_like(self.coefficient)
-        last[-1] = 1
-        self.lag = float(self.coefficient[-1])
-        self.lag_error = float(self._solve(gram + self.penalty, last)[-1].clamp(min=0).sqrt())
-
-    @property
-    def splines(self) -> Tensor:
-        """The best laws, ``[K, NUM_SPLINES]``."""
-        return self.coefficient[:-1].view(-1, NUM_SPLINES)
 
     def step(self, slope: Tensor, curvature: Tensor) -> Tensor:
         """Laws ``[K, NUM_SPLINES]`` after a Newton step along ``slope [P]`` with ``curvature [P, P]``."""
-        move = self._solve(curvature + self.penalty, slope - self.penalty @ self.coefficient)
-        return (self.coefficient + move)[:-1].view(-1, NUM_SPLINES)
+        slope = slope + self.slope - self.penalty @ self.coefficient
+        return self.regression.splines(self.coefficient + self.regression.solve(curvature + self.penalty, slope))
 
     def contributions(self, drawn: Tensor, cluster: Tensor, num_clusters: int) -> tuple[Tensor, Tensor, Tensor]:
         """What each cluster says: gradient and curvature of the log-likelihood at the best coefficients, information.
@@ -188,8 +154,7 @@ class _Regression:
             if same:
                 gradients.append(gradients[same[0]])
                 continue
-            design = self._design(structure)[mask] if number else self.design
-            target = self.features.target[mask]
+            design, target = self.regression.rows(structure) if number else (self.design, self.target)
             residual = target - design @ self.coefficient
             weight = noise.precision(residual, context)
             slope = design.new_zeros(num_clusters, size)
@@ -208,8 +173,8 @@ class _Regression:
 
     def _information(self, structure: Tensor, bend: Tensor, cluster: Tensor, num_clusters: int) -> Tensor:
         """Where along each law the information lies: ``[C, K, knots]``."""
-        laws, num_types = self.laws, self.laws.num_edge_types
-        incoming = structure[self.group_index][:, edges.incoming_edges(bend.shape[2])]  # [B, N, N - 1]
+        laws, num_types = self.regression.laws, self.regression.laws.num_edge_types
+        incoming = structure[self.regression.group_index][:, edges.incoming_edges(bend.shape[2])]  # [B, N, N - 1]
         num_knots = NUM_SPLINES if laws.circular else NUM_SPLINES - 3
         total = bend.new_zeros(num_clusters * num_types * num_knots)
         replaced = torch.zeros_like(cluster, dtype=torch.bool)
@@ -218,6 +183,9 @@ class _Regression:
             scene, frame = row.unbind(-1)
             here = (scene, frame) if block.row is None else slice(None)
             coordinate, direction = block.coordinate[here], block.direction[here]  # [R, N, N - 1, Q], [..., S]
+            direction = direction * block.weight[:, None]
+            if block.free is not None:
+                direction = direction * block.free[:, :, None]
             value = torch.einsum("rns,rneqs->rneq", bend[scene, frame], direction.square())
             value = value if laws.circular else value / coordinate.square()
             place = cluster[scene, frame][:, None, None] * num_types + incoming[scene]
@@ -225,22 +193,6 @@ class _Regression:
             total.index_add_(0, place.flatten(), value.flatten())
             replaced[scene, frame] = True
         return total.view(num_clusters, num_types, num_knots)
-
-    def _design(self, structure: Tensor) -> Tensor:
-        """Columns of the splines and of the clock lag under structures ``[G, E]``: ``[B, T - 1, N, S, P]``."""
-        features, laws = self.features, self.laws
-        incoming = structure[self.group_index][:, edges.incoming_edges(features.target.shape[2])]
-        columns = features.design(laws, incoming)
-        lag = torch.zeros_like(features.target)
-        if not laws.circular:
-            lag = -chosen_impulses(_force_change(features).impulses(laws), incoming) / self.time_step
-        return torch.cat([columns, lag[..., None]], dim=-1)
-
-    def _solve(self, system: Tensor, right: Tensor) -> Tensor:
-        system, result = system[self.free][:, self.free], torch.zeros_like(right)
-        scale = system.diagonal().rsqrt()  # information varies over many orders of magnitude
-        result[self.free] = scale * torch.linalg.solve(scale[:, None] * system * scale, scale * right[self.free])
-        return result
 
 
 def _posterior_draws(model: SceneModel, scenes: Scenes, seed: int) -> Tensor | None:
@@ -252,28 +204,6 @@ def _posterior_draws(model: SceneModel, scenes: Scenes, seed: int) -> Tensor | N
         return None
     stream = Stream(seed, keys(scenes.group_names), NUM_STRUCTURES).child("law_bootstrap")
     return enumerate_posterior(likelihood, prior).sample(stream)
-
-
-def _synchronise(dynamics: PairForces, scenes: Scenes, structure: Tensor, lag: float) -> Scenes:
-    """Scenes with velocities moved to the moment of the positions, by the forces of the laws there."""
-    trajectory = scenes.trajectory.double()
-    still = trajectory.clone()
-    still[..., dynamics.velocities] = 0  # forces of a state that does not move are those at its positions
-    each = structure[scenes.group_index][:, None].expand(-1, scenes.num_frames, -1)
-    force = sum_messages(dynamics.messages(still, each) * scenes.edge_mask[:, None, :, None])
-    moved = trajectory.clone()
-    moved[..., dynamics.velocities] += lag * force
-    return replace(scenes, trajectory=torch.where(scenes.complete_frame[..., None, None], moved, trajectory))
-
-
-def _force_change(features: ImpulseFeatures) -> ImpulseFeatures:
-    """Features whose impulses are forces at the end of a frame minus those at its start."""
-    blocks = []
-    for block in features.blocks:
-        unit = torch.nn.functional.normalize(block.direction[..., [0, -1], :], dim=-1, eps=1e-300)
-        sign = unit.new_tensor([-1.0, 1.0])[:, None]
-        blocks.append(replace(block, coordinate=block.coordinate[..., [0, -1]], direction=unit * sign))
-    return replace(features, blocks=tuple(blocks))
 
 
 def _clusters(scenes: Scenes) -> tuple[Tensor, int]:

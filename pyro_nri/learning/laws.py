@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
 from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import teacher_forcing
 from pyro_nri.inference.exact import ExactPosterior, can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, generator, keys
+from pyro_nri.learning.force_limit import fit_force_limit
+from pyro_nri.learning.law_regression import LawRegression, fit_noise
 from pyro_nri.model.impulse import (
     chosen_impulses,
     most_likely_structure,
     refined_features,
     table_of_impulses,
 )
-from pyro_nri.model.noise import AbstractNoise, GeometricNoise
+from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import grouped_table, num_codes
 from pyro_nri.scenes import edges
@@ -37,9 +38,6 @@ MAX_SCENES = 100
 NUM_ROUNDS = (2, 4)
 #: Receivers with more codes than this take their most likely types instead of a draw.
 MAX_CODES = 4096
-#: Prior standard deviation of the second differences of spline coefficients, as a share of the typical coefficient. It
-#: does not depend on the noise: where data lie it is negligible, elsewhere it continues the law.
-ROUGHNESS = 1.0
 
 
 class LawFit(NamedTuple):
@@ -78,8 +76,10 @@ def fit_laws(
         show_progress: progress bar on standard error.
 
     Raises:
-        ValueError: the model has other dynamics.
+        ValueError: the model has other dynamics, or there is no round along cubic paths.
     """
+    if num_rounds[0] < 1:
+        raise ValueError(f"num_rounds must begin with at least 1 round along cubic paths, found {num_rounds[0]}")
     dynamics, noise, _ = model.impulse_parts
     started = time.monotonic()
     if scenes.num_groups > MAX_SCENES:
@@ -87,11 +87,16 @@ def fit_laws(
         scenes = scenes[torch.isin(scenes.group_index, chosen)]
         structure = None if structure is None else structure[chosen]
     stream = Stream(seed, keys(scenes.group_names, torch.device("cpu")), 1).child("laws")
-    cubic = dynamics.features(scenes)
-    features, drawn, residual = cubic, structure, cubic.target
+    drawn = structure
     with torch.no_grad(), tqdm(total=sum(num_rounds), disable=not show_progress, desc="laws", unit="round") as bar:
         for number in range(sum(num_rounds)):
-            if number >= num_rounds[0] and not dynamics.circular:
+            if number == 0 or (number < num_rounds[0] and not dynamics.circular):
+                features = dynamics.features(scenes)
+            elif not dynamics.circular:
+                assert drawn is not None
+                hard = features.blocks[-1].row
+                if number > num_rounds[0] + 1 and hard is not None:
+                    fit_force_limit(dynamics, scenes, hard, drawn[scenes.group_index])
                 features = refined_features(
                     dynamics, scenes, lambda smooth: most_likely_structure(dynamics, noise, smooth)
                 )
@@ -101,7 +106,7 @@ def fit_laws(
             if structure is None:
                 drawn = _draw_structure(model, features, scenes, stream, number)
             assert drawn is not None
-            residual = _fit_round(dynamics, noise, features, drawn[scenes.group_index], first=number == 0)
+            residual = _fit_round(dynamics, noise, features, scenes, drawn, number)
             bar.update()
         bar.set_postfix_str(f"median residual {float(residual.norm(dim=-1)[features.mask].median()):.2g}")
         fit_forward_noise(model, scenes, drawn)
@@ -109,8 +114,7 @@ def fit_laws(
     return LawFit(float(residual.norm(dim=-1)[features.mask].median()), scenes, drawn, time.monotonic() - started)
 
 
-def _residual(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, structure: Tensor | None) -> Tensor:
-    assert structure is not None
+def _residual(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, structure: Tensor) -> Tensor:
     incoming = structure[scenes.group_index][:, edges.incoming_edges(scenes.num_entities)]
     return features.target - chosen_impulses(features.impulses(dynamics.laws), incoming)
 
@@ -136,83 +140,33 @@ def _draw_structure(
 
 
 def _fit_round(
-    dynamics: PairForces, noise: AbstractNoise, features: ImpulseFeatures, structure: Tensor, *, first: bool
+    dynamics: PairForces,
+    noise: AbstractNoise,
+    features: ImpulseFeatures,
+    scenes: Scenes,
+    structure: Tensor,
+    number: int,
 ) -> Tensor:
-    """Fit splines and noise given structures ``[B, E]``; returns the residuals ``[B, T - 1, N, S]``."""
-    laws, num_types = dynamics.laws, dynamics.num_edge_types
-    incoming = structure[:, edges.incoming_edges(features.target.shape[2])]
-    context = features.context if noise.uses_context else None
+    """Fit splines, clock lag and noise given structures ``[G, E]``; returns the residuals ``[B, T - 1, N, S]``."""
+    regression = LawRegression(dynamics, features, scenes.group_index)
     mask = features.mask
-    design = features.design(laws, incoming)[mask].flatten(0, 1)  # [R S, K * NUM_SPLINES]
-    target = features.target[mask]  # [R, S]
-    residual = target - chosen_impulses(features.impulses(laws), incoming)[mask]
-    own = None if context is None else context[mask]
-    if first:
+    own = features.context[mask] if noise.uses_context else None
+    design, target = regression.rows(structure)
+    flat = design.flatten(0, 1)
+    residual = _residual(dynamics, features, scenes, structure)[mask]
+    if number == 0:
         fit_noise(noise, residual, own)
-    penalty = law_penalty(laws)
+    penalty, slope = regression.penalty(design)
     for _ in range(3):
-        precision = noise.precision(residual, own).flatten()
-        coefficient = _solve(design, target.flatten(), precision, penalty, laws.no_interaction)
-        residual = target - (design @ coefficient).view_as(target)
+        weighted = flat * noise.precision(residual, own).flatten()[:, None]
+        coefficient = regression.solve(weighted.T @ flat + penalty, weighted.T @ target.flatten() + slope)
+        residual = target - design @ coefficient
         fit_noise(noise, residual, own)
-    laws.set_splines(coefficient.view(num_types, NUM_SPLINES))
+    dynamics.laws.set_splines(regression.splines(coefficient))
+    dynamics.clock_lag += coefficient[-1]
     result = torch.zeros_like(features.target)
     result[mask] = residual
     return result
-
-
-def _solve(design: Tensor, target: Tensor, precision: Tensor, penalty: Tensor, no_interaction: bool) -> Tensor:
-    weighted = design * precision[:, None]
-    gram, linear = weighted.T @ design, weighted.T @ target
-    system = gram + penalty
-    if no_interaction:  # the law of type 0 is zero
-        coefficient = linear.new_zeros(len(linear))
-        coefficient[NUM_SPLINES:] = torch.linalg.solve(system[NUM_SPLINES:, NUM_SPLINES:], linear[NUM_SPLINES:])
-    else:
-        coefficient = torch.linalg.solve(system, linear)
-    return coefficient
-
-
-def law_penalty(laws: ForceLaws) -> Tensor:
-    """The smooth prior of spline coefficients as a quadratic form, ``[K * NUM_SPLINES, K * NUM_SPLINES]``."""
-    size = laws.table().square().mean().sqrt().clamp(min=1e-12)
-    penalty = _roughness(laws.num_edge_types, circular=laws.circular) / (ROUGHNESS * size) ** 2
-    return penalty + 1e-6 / size**2 * torch.eye(len(penalty), dtype=penalty.dtype)  # types that nothing speaks of
-
-
-def _roughness(num_types: int, *, circular: bool) -> Tensor:
-    """Sum of squared second differences of each law's coefficients as a quadratic form."""
-    identity = torch.eye(NUM_SPLINES, dtype=torch.float64)
-    second = identity.roll(1, 0) - 2 * identity + identity.roll(-1, 0) if circular else identity.diff(n=2, dim=0)
-    penalty: Tensor = torch.block_diag(*[second.T @ second] * num_types)
-    return penalty
-
-
-def fit_noise(noise: AbstractNoise, residual: Tensor, context: Tensor | None, mask: Tensor | None = None) -> None:
-    """Maximum likelihood of the noise's few parameters, in place.
-
-    Args:
-        noise: its parameters change.
-        residual: observed minus predicted, raw units, ``[*batch, D]``.
-        context: ``[*batch, F]``, or None.
-        mask: which residuals count, bool ``[*batch]``; all by default.
-    """
-    if mask is not None:
-        residual, context = residual[mask], None if context is None else context[mask]
-    context = context if noise.uses_context else None
-    parameters = [parameter for parameter in noise.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=15, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss: Tensor = -noise(torch.zeros_like(residual), context).log_prob(residual).mean()
-        if isinstance(noise, GeometricNoise):
-            loss = loss + 1e-4 * noise.context_weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
 
 
 def fit_forward_noise(model: SceneModel, scenes: Scenes, structure: Tensor | None) -> None:

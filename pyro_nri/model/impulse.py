@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_nri.dynamics.impulses import ImpulseFeatures
+from pyro_nri.dynamics.integrated_paths import refine
 from pyro_nri.dynamics.pair_forces import INTEGRATED, PairForces
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.receivers import (
@@ -115,7 +116,7 @@ def refined_features(
         return features.to(dtype)
     guessed = guess(features.to(dtype))
     uniform = [torch.full_like(guessed, k) for k in range(dynamics.num_edge_types)]
-    return dynamics.refine(features, scenes, [*uniform, guessed]).to(dtype)
+    return refine(dynamics, features, scenes, [*uniform, guessed]).to(dtype)
 
 
 def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: ImpulseFeatures) -> Tensor:

@@ -91,6 +91,8 @@ def score_edges(
     - ``ece``: expected calibration error of the most probable type: :math:`\sum_b |\sum_{m \in b} (hit_m - \max_k
       p_{mk})| / M` over 15 equal bins b of :math:`\max_k p_{mk}`; ``ece_uncertain``: over edges where no type has
       probability 0.98 or more (None if there are none).
+    - ``ece_if_calibrated``, ``ece_uncertain_if_calibrated``: what these errors would be on average by chance alone if
+      every probability were right and edges were independent; few edges in a bin make them large.
 
     Args:
         probability: ``[M, K]``.
@@ -151,14 +153,22 @@ def score_edges(
     result["ece"] = _score(np.abs(totals[:, num_all:num_gap]).sum(1) / totals[:, 0], len(sums))
     with np.errstate(invalid="ignore"):
         result["ece_uncertain"] = _score(np.abs(totals[:, num_gap:]).sum(1) / totals[:, 6], len(sums))
+    chance = confidence * (1 - confidence)
     return {
         **result,
+        "ece_if_calibrated": _expected_gap(chance, bins) / num_edges,
+        "ece_uncertain_if_calibrated": _expected_gap(chance * uncertain, bins) / max(int(uncertain.sum()), 1),
         "num_scenes": len(sums),
         "num_edges": num_edges,
         "num_uncertain_edges": int(uncertain.sum()),
         "alignment": "fitted on the scored scenes" if fitted else "given",
         "type_alignment": labels.tolist(),
     }
+
+
+def _expected_gap(variance: NDArray[np.float64], bins: NDArray[np.int64]) -> float:
+    """Sum over bins of the expected absolute value of a normal variable with the variance that the bin sums up to."""
+    return float(np.sqrt(2 / np.pi * np.bincount(bins, variance, minlength=NUM_BINS)).sum())
 
 
 def match_truth(tree: xr.DataTree, truth: Scenes) -> NDArray[np.int64]:

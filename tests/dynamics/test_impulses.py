@@ -12,7 +12,7 @@ from pyro_nri.dynamics.force_laws import NUM_SPLINES
 from pyro_nri.dynamics.impulses import (
     ImpulseFeatures,
     PathBlock,
-    gauss_legendre,
+    gauss_lobatto,
     hermite,
     incoming_senders,
     path_block,
@@ -20,6 +20,9 @@ from pyro_nri.dynamics.impulses import (
     replace_frames,
     unfold,
 )
+from pyro_nri.dynamics.integrated_paths import refine
+from pyro_nri.model.impulse import chosen_impulses
+from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 
@@ -36,12 +39,14 @@ def numbers(*values):
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("num_nodes", [1, 2, 5, 12])
+@pytest.mark.parametrize("num_nodes", [2, 3, 5, 12])
 def test_quadrature_is_exact_for_polynomials(num_nodes):
-    node, weight = gauss_legendre(num_nodes, numbers(0.0))
+    node, weight = gauss_lobatto(num_nodes, numbers(0.0))
     assert node.dtype == weight.dtype == torch.double
     assert float(weight.sum()) == pytest.approx(1, rel=1e-12)
-    for power in range(2 * num_nodes):
+    assert node[0] == 0
+    assert node[-1] == 1
+    for power in range(2 * num_nodes - 2):
         assert float((weight * node**power).sum()) == pytest.approx(1 / (power + 1), rel=1e-10)
 
 
@@ -124,7 +129,7 @@ def test_a_turn_before_the_wall_is_no_bounce():
 def test_reflected_folds_back(bounces):
     position, velocity, low, high = bounces
     end, after, wall = unfold(position, velocity, low, high, 0.2)
-    node, _ = gauss_legendre(12, position)
+    node, _ = gauss_lobatto(12, position)
     free = hermite(position[:, :-1], end, velocity[:, :-1], after, 0.2, node)
     path, sign = reflected(free, wall)
     assert path.shape == sign.shape == (20, 29, 4, 12, 2)
@@ -132,6 +137,49 @@ def test_reflected_folds_back(bounces):
     torch.testing.assert_close(path, torch.from_numpy(wanted), **TIGHT)
     assert torch.equal(sign, torch.from_numpy(direction))
     assert (sign < 0).any()
+
+
+def test_held_and_free_parts_of_limited_forces(make_pair_forces):
+    """Design times splines plus what is held is the whole impulse; the lag shifts the time that is integrated over."""
+    scenes = simulate("charged", 12, seed=1)
+    dynamics = make_pair_forces(lambda r: -1 / r**2, lambda r: 1 / r**2, boundary=5.0, low=0.01)
+    dynamics.force_limit.fill_(8.0)
+    dynamics.clock_lag.fill_(0.0005)
+    features = refine(dynamics, dynamics.features(scenes), scenes, [scenes.edge_type])
+    assert not features.blocks[1].free.all()
+    incoming = scenes.edge_type[:, edges.incoming_edges(5)]
+    whole = chosen_impulses(features.impulses(dynamics.laws), incoming)
+    held = chosen_impulses(features.held_impulses(dynamics.laws), incoming)
+    free = features.design(dynamics.laws, incoming) @ dynamics.laws.splines.flatten()
+    torch.testing.assert_close(free + held, whole, rtol=1e-3, atol=1e-4)
+    assert held.abs().max() > 1
+    # a longer lag moves the impulse by lag_impulses
+    change = chosen_impulses(features.lag_impulses(dynamics.laws), incoming)
+    dynamics.clock_lag.fill_(0.0105)
+    later = chosen_impulses(dynamics.features(scenes).impulses(dynamics.laws), incoming)
+    dynamics.clock_lag.fill_(0.0005)
+    calm = dynamics.features(scenes)
+    first = chosen_impulses(calm.impulses(dynamics.laws), incoming)
+    torch.testing.assert_close(later - first, chosen_impulses(calm.lag_impulses(dynamics.laws), incoming) * 0.01 / 0.1)
+    assert change.shape == later.shape
+
+
+def test_the_limit_is_part_of_what_is_explained(make_pair_forces):
+    """Scenes moved under a limit: with it, impulses along their paths explain them; without it, less well."""
+    law = (lambda r: -1 / r**2, lambda r: 1 / r**2)
+    scenes = simulate("charged", 30, seed=2)  # the simulator's limit is 100
+    residual = {}
+    for limit in (100.0, math.inf):
+        dynamics = make_pair_forces(*law, boundary=5.0, low=0.01)
+        dynamics.clock_lag.fill_(0.0005)
+        dynamics.force_limit.fill_(limit)
+        features = refine(dynamics, dynamics.features(scenes), scenes, [scenes.edge_type])
+        scene, frame = features.blocks[1].row.unbind(-1)
+        closest = features.blocks[1].coordinate.amin(-1).amin(-1)  # [R, N]
+        incoming = scenes.edge_type[:, edges.incoming_edges(5)]
+        gap = (features.target - chosen_impulses(features.impulses(dynamics.laws), incoming)).norm(dim=-1)
+        residual[limit] = float(gap[scene, frame][closest < 0.08].median())
+    assert residual[100.0] < residual[math.inf] / 5
 
 
 def test_senders_ascend():
@@ -144,11 +192,12 @@ def test_distances_and_directions_by_loops():
     exists = torch.rand(2, 1, 4, 3, generator=torch.Generator().manual_seed(2)) > 0.3
     block = path_block(path, sign, weight, exists, None)
     assert block.row is None
+    assert torch.equal(block.weight, weight)
     for b, t, j, place, q in np.ndindex(2, 3, 4, 3, 5):
         i = [i for i in range(4) if i != j][place]
         apart = (path[b, t, j, q] - path[b, t, i, q]).tolist()
         assert float(block.coordinate[b, t, j, place, q]) == pytest.approx(math.hypot(*apart), rel=1e-12)
-        scale = float(weight[q]) / math.hypot(*apart) * bool(exists[b, 0, j, place])
+        scale = bool(exists[b, 0, j, place]) / math.hypot(*apart)
         wanted = [scale * apart[s] * float(sign[b, t, j, q, s]) for s in range(2)]
         assert block.direction[b, t, j, place, q].tolist() == pytest.approx(wanted, rel=1e-12)
 
@@ -211,9 +260,8 @@ def test_what_is_behind_a_wall_pushes_in_the_mirror(make_pair_forces):
     features = dynamics.features(Scenes.from_arrays(frames[None], time_step=0.5))
     assert float(features.target.abs().max()) < 1e-12  # no force: the unfolded velocity stays
     found = features.impulses(dynamics.laws)[0, 0, 0, 0, 0]
-    node, weight = np.polynomial.legendre.leggauss(12)
     wanted = np.zeros(2)
-    for u, w in zip((node + 1) / 2, weight / 2, strict=True):
+    for u, w in zip(*(values.numpy() for values in gauss_lobatto(12, numbers(0.0))), strict=True):
         place, sign = fold(position[0] + 0.5 * u * velocity[0], np.ones(2), -1.0, 1.0)
         wanted += w * -0.1 * (place - position[1]) * sign
     assert found.tolist() == pytest.approx(wanted, rel=1e-4, abs=1e-9)
@@ -258,9 +306,10 @@ def test_design_rows_by_loops(make_pair_forces):
     wanted = torch.zeros_like(found)
     for b, t, j, place in np.ndindex(2, 2, 3, 2):
         distance = block.coordinate[b, t, j, place].numpy()
-        values = BSpline.design_matrix(np.log(distance), knots, 3).toarray() / distance[:, None]  # [Q, NUM_SPLINES]
+        place_on_law = np.log(distance).clip(float(laws.low), float(laws.high))
+        values = BSpline.design_matrix(place_on_law, knots, 3).toarray() / distance[:, None]  # [Q, NUM_SPLINES]
         column = int(incoming[b, j, place]) * NUM_SPLINES
-        part = torch.einsum("qm,qs->sm", torch.from_numpy(values), block.direction[b, t, j, place])
+        part = torch.einsum("qm,qs,q->sm", torch.from_numpy(values), block.direction[b, t, j, place], block.weight)
         wanted[b, t, j, :, column : column + NUM_SPLINES] += part
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
@@ -392,14 +441,14 @@ def test_a_later_block_replaces_its_frames(make_pair_forces):
     features = dynamics.features(Scenes.from_arrays(rand(3, 6, 3, 4), time_step=0.1))
     row = torch.tensor([[0, 2], [2, 4]])
     first = features.blocks[0]
-    block = PathBlock(row, 2 * first.coordinate[row[:, 0], row[:, 1]], first.direction[row[:, 0], row[:, 1]])
+    place = (row[:, 0], row[:, 1])
+    block = PathBlock(row, 2 * first.coordinate[place], first.direction[place], first.weight)
     context = features.context + 1
     changed = replace_frames(features, block, context)
     assert torch.equal(changed.context, context)
     assert torch.equal(changed.target, features.target)
-    single = ImpulseFeatures(
-        features.target, features.mask, features.context, (PathBlock(None, 2 * first.coordinate, first.direction),)
-    )
+    twice = PathBlock(None, 2 * first.coordinate, first.direction, first.weight)
+    single = ImpulseFeatures(features.target, features.mask, features.context, (twice,))
     incoming = torch.randint(3, (3, 3, 2), generator=torch.Generator().manual_seed(0))
     for of in (lambda each: each.impulses(dynamics.laws), lambda each: each.design(dynamics.laws, incoming)):
         found, before, doubled = of(changed), of(features), of(single)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from pyro_nri.dynamics.integrated_paths import refine
 from pyro_nri.dynamics.pair_forces import PHASE_STATE, PairForces
 from pyro_nri.dynamics.rollout import rollout, teacher_forcing
 from pyro_nri.scenes.scenes import Scenes
@@ -383,7 +384,7 @@ def test_integrated_paths_follow_a_close_encounter(encounter):
     distance = (scenes.trajectory[0, :, 0, :2] - scenes.trajectory[0, :, 1, :2]).norm(dim=-1)
     assert distance.min() < 0.35
     cubic = dynamics.features(scenes)
-    refined = dynamics.refine(cubic, scenes, [structure])
+    refined = refine(dynamics, cubic, scenes, [structure])
     assert len(refined.blocks) == 2
     stiff = refined.blocks[1].row
     assert 1 <= len(stiff) <= 5  # of ten frames
@@ -407,8 +408,8 @@ def test_the_reference_that_fits_is_chosen(encounter, place):
     references = [torch.zeros_like(structure), torch.ones_like(structure)]  # all attract, all repel
     references.insert(place, structure)
     cubic = dynamics.features(scenes)
-    right, chosen = dynamics.refine(cubic, scenes, [structure]), dynamics.refine(cubic, scenes, references)
-    wrong = dynamics.refine(cubic, scenes, [1 - structure])
+    right, chosen = refine(dynamics, cubic, scenes, [structure]), refine(dynamics, cubic, scenes, references)
+    wrong = refine(dynamics, cubic, scenes, [1 - structure])
     worst = int(residual(dynamics, cubic, structure)[0].amax(-1).argmax())
     before, after = residual(dynamics, right, structure), residual(dynamics, chosen, structure)
     # the close pair attracts in two of the references; the third entity is too far to matter for the path
@@ -420,7 +421,7 @@ def test_a_wrong_reference_is_seen_in_the_context(encounter):
     """Paths from both ends that do not meet: the error of the path is in the context, where noise can see it."""
     dynamics, scenes, structure = encounter
     cubic = dynamics.features(scenes)
-    right, wrong = (dynamics.refine(cubic, scenes, [each]) for each in (structure, 1 - structure))
+    right, wrong = (refine(dynamics, cubic, scenes, [each]) for each in (structure, 1 - structure))
     stiff = right.blocks[1].row[:, 1]
     assert (wrong.context[0, stiff, :2, 3] > right.context[0, stiff, :2, 3]).any()
 
@@ -428,14 +429,14 @@ def test_a_wrong_reference_is_seen_in_the_context(encounter):
 def test_nothing_to_refine(make_pair_forces, encounter):
     dynamics, scenes, structure = encounter
     cubic = dynamics.features(scenes)
-    assert dynamics.refine(cubic, scenes, []) is cubic
+    assert refine(dynamics, cubic, scenes, []) is cubic
     soft = make_pair_forces(nothing, spring)
     features = soft.features(scenes)
-    assert soft.refine(features, scenes, [structure]) is features
+    assert refine(soft, features, scenes, [structure]) is features
     oscillators = simulate("kuramoto", 2, num_frames=4, num_entities=3, seed=0)
     phases = make_pair_forces(torch.sin, torch.cos, state_names=PHASE_STATE)
     features = phases.features(oscillators)
-    assert phases.refine(features, oscillators, [oscillators.edge_type]) is features
+    assert refine(phases, features, oscillators, [oscillators.edge_type]) is features
 
 
 def solved_with_wall(state, structure, forces, times, wall):
@@ -477,7 +478,7 @@ def test_an_encounter_at_a_wall(make_pair_forces):
     dynamics = make_pair_forces(attract, repel, low=0.02, boundary=8.0)
     dynamics.high[0] = 1.0
     cubic = dynamics.features(scenes)
-    refined = dynamics.refine(cubic, scenes, [structure])
+    refined = refine(dynamics, cubic, scenes, [structure])
     assert refined.blocks[1].row.tolist() == [[0, 0], [0, 1], [0, 2]]
     gain = residual(dynamics, cubic, structure)[0] / residual(dynamics, refined, structure)[0]
     assert gain[0, :2].min() > 100  # no bounce

@@ -9,9 +9,11 @@ from scipy import stats
 
 from pyro_nri.dynamics.force_laws import NUM_SPLINES
 from pyro_nri.learning import laws as laws_file
-from pyro_nri.learning.laws import fit_forward_noise, fit_laws, fit_noise
+from pyro_nri.learning.law_regression import fit_noise
+from pyro_nri.learning.laws import fit_forward_noise, fit_laws
 from pyro_nri.model.noise import make_noise
 from pyro_nri.model.spec import ModelSpec, build_model
+from pyro_nri.scenes.particles import MAX_FORCE, SUBSTEP
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 
@@ -71,6 +73,40 @@ def test_the_law_of_charges():
         code = int("".join(str(types[i, j]) for i in range(5) if i != j), 2)
         right += int(table[b, j].argmax()) == code
     assert right >= 46
+
+
+@pytest.mark.parametrize("lag", [SUBSTEP / 2, -0.002])
+def test_the_lag_of_a_clock_is_found(lag):
+    """The simulator's velocities are half a sub-step older than its positions; without that, laws are off by 1e-4."""
+    whole = simulate("springs", 12, num_entities=3, num_frames=300, frame_spacing=10, seed=0)
+    path = whole.trajectory.clone()
+    # the velocities of another moment, by the parabola through three frames 0.01 apart
+    before, now, after = path[:, :-2, :, 2:], path[:, 1:-1, :, 2:], path[:, 2:, :, 2:]
+    share = (SUBSTEP / 2 - lag) / whole.time_step
+    path[:, 1:-1, :, 2:] = now + share * (after - before) / 2 + share**2 * (after - 2 * now + before) / 2
+    scenes = Scenes.from_arrays(path[:, 10:290:10], time_step=0.1, edge_type=whole.edge_type)
+    model = make_model(scenes)
+    fit_laws(model, scenes, structure=scenes.edge_type, num_rounds=(2, 0), seed=0)
+    assert float(model.dynamics.clock_lag) == pytest.approx(lag, rel=0.02)
+    points = torch.linspace(0.3, 1.5, 100, dtype=torch.double)
+    assert (model.dynamics.laws(points)[:, 1] + 0.1 * points).abs().median() < 2e-6
+    # and the forward model knows of it: a frame is foretold to what its sub-steps leave
+    step = model.dynamics.step(scenes.trajectory[:, :-1], scenes.edge_type[:, None])
+    assert (step - scenes.trajectory[:, 1:]).abs().median() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.statistical
+def test_the_limit_of_forces_is_found():
+    """The simulator caps each component of the force on a charge at 100; springs know no such limit."""
+    scenes = simulate("charged", 40, seed=3)
+    model = make_model(scenes)
+    fit_laws(model, scenes, structure=scenes.edge_type, num_rounds=(2, 4), seed=0)
+    assert float(model.dynamics.force_limit) == pytest.approx(MAX_FORCE, rel=0.1)
+    calm = simulate("springs", 20, seed=3)
+    model = make_model(calm)
+    fit_laws(model, calm, structure=calm.edge_type, num_rounds=(1, 3), seed=0)
+    assert model.dynamics.force_limit == math.inf
 
 
 def test_the_law_of_oscillators():
