@@ -32,7 +32,7 @@ class PriorDraw(AbstractProposal):
         self.prior = prior
         self.num_uniforms = prior.num_entities
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         new = self.prior.from_uniform(uniform)
         log_forward, log_reverse = (self.prior.log_prob(z) for z in (new, latents["edge_type"]))
         # From a structure that the prior excludes every way out is welcome.
@@ -53,7 +53,7 @@ class UniformLabel(AbstractProposal):
         self.choose = Choice(prior.entity_mask)
         self.num_uniforms = 2 + prior.num_entities
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         structure = latents["edge_type"]
         labelings = self.prior.labelings(structure)
         labels = labelings.draw(uniform[..., 2:])  # [C, G, N]
@@ -80,10 +80,10 @@ class AbstractLabelBlock(AbstractProposal):
         self.num_uniforms = 2 + prior.num_entities
 
     @abstractmethod
-    def log_weight(self, structure: Tensor, log_count: Tensor, temperature: float) -> Tensor:
-        """Log weight ``[R, G]`` of structures ``[R, G, E]`` that ``exp(log_count)`` labelings give."""
+    def log_weight(self, structure: Tensor, temperature: float | Tensor) -> Tensor:
+        """Log weight ``[L C, G]`` of structures ``[L C, G, E]``, labels first; a temperature may be ``[C, G]``."""
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         structure, num_labels = latents["edge_type"], self.prior.num_labels
         labelings = self.prior.labelings(structure)
         labels = labelings.draw(uniform[..., 2:])  # [C, G, N]
@@ -92,7 +92,7 @@ class AbstractLabelBlock(AbstractProposal):
         each = self.prior.structure_of(each)  # [L, C, G, E]
         flat = each.flatten(0, 1)
         log_count = self.prior.labelings(flat).log_count  # [L C, G]
-        log_weight = self.log_weight(flat, log_count, temperature).unflatten(0, each.shape[:2])
+        log_weight = self.log_weight(flat, temperature).unflatten(0, each.shape[:2])
         log_prob = log_weight.log_softmax(0)
         old = labels.gather(-1, entity[..., None]).movedim(-1, 0)  # [1, C, G]
         chosen = categorical(log_prob.exp().movedim(0, -1), uniform[..., 1])[None]
@@ -125,7 +125,7 @@ class LabelBlock(AbstractLabelBlock):
         self.log_q = proposed_probability(prior, log_q, floor).log()
         self.is_irreducible = floor > 0
 
-    def log_weight(self, structure: Tensor, log_count: Tensor, temperature: float) -> Tensor:
+    def log_weight(self, structure: Tensor, temperature: float | Tensor) -> Tensor:
         log_q = self.log_q.expand(len(structure), -1, -1, -1).gather(-1, structure[..., None])
         # Tied directions say the same of a pair, once.
         return log_q.sum((-2, -1)) / (2 if self.prior.tied else 1)
@@ -149,9 +149,11 @@ class ExactLabel(AbstractLabelBlock):
         super().__init__(prior, scan=scan)
         self.table = table
 
-    def log_weight(self, structure: Tensor, log_count: Tensor, temperature: float) -> Tensor:
-        # All labelings are alike, so a structure has the prior n(z); a tempered target shares its mass among the n(z).
-        return (self.table.log_likelihood(structure) + log_count) / temperature - log_count
+    def log_weight(self, structure: Tensor, temperature: float | Tensor) -> Tensor:
+        # All labelings are alike: what the prior of a structure counts is shared among them.
+        num_repeats = len(structure) // len(temperature) if isinstance(temperature, Tensor) and temperature.ndim else 1
+        each = temperature.repeat(num_repeats, 1) if isinstance(temperature, Tensor) else temperature
+        return self.table.log_likelihood(structure) / each
 
 
 def label_conditionals(table: ReceiverTable, prior: ChargesDistribution, structure: Tensor, uniform: Tensor) -> Tensor:

@@ -19,12 +19,19 @@ class Score(NamedTuple):
     """What a target says of latents.
 
     Attributes:
-        log_joint: ``[C, G]``.
-        terms: parts of it that the target can re-use for the next evaluation, ``[C, G, *]``.
+        log_likelihood: ``[C, G]``.
+        log_prior: ``[C, G]``.
+        terms: what the target can re-use for the next evaluation, ``[C, G, *]``.
     """
 
-    log_joint: Tensor
+    log_likelihood: Tensor
+    log_prior: Tensor
     terms: Tensor
+
+    @property
+    def log_joint(self) -> Tensor:
+        """``[C, G]``."""
+        return self.log_prior + self.log_likelihood
 
 
 class State(NamedTuple):
@@ -70,7 +77,7 @@ class Info(NamedTuple):
     accepted: Tensor
     worse: Tensor
     kind: int
-    temperature: float
+    temperature: float | Tensor
 
 
 class Target(Protocol):
@@ -87,7 +94,7 @@ class Proposal(Protocol):
     num_uniforms: int
     move_names: tuple[str, ...]
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         """Propose from current latents with uniforms ``[C, G, num_uniforms]``."""
         ...
 
@@ -104,7 +111,7 @@ def step(
     *,
     proposal: Proposal,
     target: Target,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     acceptance: str = "metropolis",
 ) -> tuple[State, Info]:
     """One step of every chain and structure.
@@ -115,7 +122,8 @@ def step(
         number: number of the step: with the stream's seed it fixes all random numbers.
         proposal: what is proposed.
         target: what is sampled.
-        temperature: the log joint is divided by it.
+        temperature: the log-likelihood is divided by it, the prior is not: infinite, the prior is sampled. One for
+            all or one for each chain and structure, ``[C, G]``.
         acceptance: "metropolis" (full Hastings ratio) or "annealing" (the paper's rule without the proposal's ratio;
             for search, it does not leave the posterior invariant).
 
@@ -128,7 +136,8 @@ def step(
     uniform = stream.uniform(number, proposal.num_uniforms + 1)
     move = proposal.propose(state.latents, uniform[..., 1:], number, temperature)
     score = target(move.latents, state)
-    log_ratio = (score.log_joint - state.score.log_joint) / temperature
+    log_ratio = (score.log_likelihood - state.score.log_likelihood) / temperature
+    log_ratio = log_ratio + (score.log_prior - state.score.log_prior)
     if acceptance == "metropolis":
         log_ratio = log_ratio + move.log_reverse - move.log_forward
     elif acceptance != "annealing":

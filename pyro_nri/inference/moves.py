@@ -24,14 +24,14 @@ class AbstractProposal(ABC):
     is_irreducible: bool = True
 
     @abstractmethod
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         """Propose new latents.
 
         Args:
             latents: ``edge_type`` long ``[C, G, E]``.
             uniform: ``[C, G, num_uniforms]`` in [0, 1).
             step: number of the step, for moves that take turns.
-            temperature: of the step, for moves that draw from a conditional of the target.
+            temperature: of the step, for moves that draw from a conditional of the target: a number or ``[C, G]``.
         """
 
 

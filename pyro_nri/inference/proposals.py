@@ -36,7 +36,7 @@ class UniformEdge(AbstractProposal):
         self.choose = Choice(prior.edge_mask)
         self.is_irreducible = isinstance(prior, PairwiseDistribution) and not prior.tied
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         structure = latents["edge_type"]
         edge = self.choose(uniform[..., 0], step)[..., None]  # [C, G, 1]
         new = structure.gather(-1, edge) + shift(uniform[..., 1], self.num_edge_types)[..., None]
@@ -64,7 +64,7 @@ class UniformPair(AbstractProposal):
         self.choose = Choice(prior.edge_mask[:, self.both[:, 0]])
         self.is_irreducible = isinstance(prior, PairwiseDistribution)
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         structure, num_types = latents["edge_type"], self.num_edge_types
         edge = self.both[self.choose(uniform[..., 0], step)]  # [C, G, 2]
         old = structure.gather(-1, edge)
@@ -110,7 +110,7 @@ class ReceiverBlock(AbstractProposal):
         self.num_uniforms = num_entities
         self.is_irreducible = floor > 0 and isinstance(prior, PairwiseDistribution)
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         structure = latents["edge_type"]
         receiver = self.choose(uniform[..., 0], step)
         edge = self.incoming[receiver]  # [C, G, N - 1]
@@ -152,7 +152,7 @@ class ExactReceiver(AbstractProposal):
         self.tied = prior.tied
         self.num_edge_types = num_types
         self.table = table.table
-        self.log_code = table.table + code_log_prior(prior)  # [G, N, R]
+        self.log_prior = code_log_prior(prior)  # [G, N, R]
         self.types = code_types(num_types, num_entities).to(device)  # [R, N - 1]
         self.incoming = edges.incoming_edges(num_entities).to(device)
         self.reverse = edges.reverse_edges(num_entities).to(device)
@@ -170,21 +170,23 @@ class ExactReceiver(AbstractProposal):
             self.log_number = prior.count_log_weight(number)
             self.num_interacting = (self.types > 0).sum(-1)  # of each code, [R]
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         structure = latents["edge_type"]
         num_chains, num_groups, _ = structure.shape
         receiver = self.choose(uniform[..., 0], step)
         group = torch.arange(num_groups, device=structure.device)
-        log_weight = self.log_code[group, receiver]  # [C, G, R]
+        log_weight = self.table[group, receiver]  # [C, G, R]
         codes = codes_of(structure, self.num_edge_types)  # [C, G, N]
         if self.tied:
             log_weight = log_weight + self._outgoing(structure, codes, receiver, group)
+        log_weight = log_weight / (temperature[..., None] if isinstance(temperature, Tensor) else temperature)
+        log_weight = log_weight + self.log_prior[group, receiver]
         edge = self.incoming[receiver]  # [C, G, N - 1]
         if self.log_number is not None:
             others = (structure > 0).sum(-1) // 2 - (structure.gather(-1, edge) > 0).sum(-1)  # [C, G]
             number = others[..., None] + self.num_interacting  # [C, G, R]
             log_weight = log_weight + self.log_number.expand(num_chains, -1, -1).gather(-1, number)
-        log_prob = (log_weight / temperature).log_softmax(-1)
+        log_prob = log_weight.log_softmax(-1)
         code = categorical(log_prob.exp(), uniform[..., 1])
         moved = structure.scatter(-1, edge, self.types[code])
         if self.tied:
@@ -233,7 +235,7 @@ class Mixture(AbstractProposal):
         self.num_uniforms = max(proposal.num_uniforms for proposal in proposals)
         self.move_names = tuple(name for proposal in proposals for name in proposal.move_names)
 
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float) -> Move:
+    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
         number = self.component(step)
         chosen = self.proposals[number]
         move = chosen.propose(latents, uniform[..., : chosen.num_uniforms], step, temperature)

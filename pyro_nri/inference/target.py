@@ -24,4 +24,4 @@ class StructureTarget:
         structure: Tensor = latents["edge_type"]
         before = None if known is None else (known.latents["edge_type"], known.score.terms)
         terms = self.likelihood.receiver_terms(structure, before)
-        return Score(self.prior.log_prob(structure).detach().double() + terms.sum(-1), terms)
+        return Score(terms.sum(-1), self.prior.log_prob(structure).detach().double(), terms)

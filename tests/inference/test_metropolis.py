@@ -20,7 +20,7 @@ class Weights:
 
     def __call__(self, latents, known=None):
         value = self.log_weight[latents["x"]]
-        return Score(value, value[..., None])
+        return Score(value, torch.zeros_like(value), value[..., None])
 
 
 class Jump:
@@ -124,7 +124,7 @@ class Product:
 
     def __call__(self, latents, known=None):
         terms = torch.stack([-0.5 * latents["point"].square().sum(-1), (latents["ring"] + 1.0).double().log()], -1)
-        return Score(terms.sum(-1), terms)
+        return Score(terms.sum(-1), torch.zeros_like(terms.sum(-1)), terms)
 
 
 @pytest.mark.statistical

@@ -104,7 +104,8 @@ class Problem:
         return self.pairs.index(self.pairs[e][::-1])
 
     def posterior(self, temperature=1.0):
-        weight = np.exp((self.log_joint - self.log_joint.max()) / temperature)
+        log_likelihood = self.log_joint - np.log(self.prior_probability)
+        weight = self.prior_probability * np.exp((log_likelihood - log_likelihood.max()) / temperature)
         return weight / weight.sum()
 
     def changed(self, z, values):
