@@ -194,6 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-chains", type=_COUNT, default=4)
     sub.add_argument("--num-draws", type=_COUNT, default=500)
     sub.add_argument("--num-warmup", type=_number(int, 0), default=500)
+    sub.add_argument("--num-replicas", type=_COUNT, default=1, help="of each chain, for parallel tempering")
     sub.add_argument("--thin", type=_COUNT, default=1)
     sub.add_argument("--resume", action="store_true", help="go on with the chains of an interrupted run")
     sub.add_argument("--device", default="cpu")

@@ -12,29 +12,22 @@ from typing import Any
 import torch
 import xarray as xr
 
+import pyro_nri.answers as answers
 import pyro_nri.comparisons as comparisons
+from pyro_nri.answers import note
 from pyro_nri.cross_fitting import cross_fit, fit_ensemble
 from pyro_nri.demo import run_demo
-from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.run import infer as run_infer
 from pyro_nri.learning.bouncegrad import Diverged
-from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_checkpoint, load_model, save_checkpoint
+from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_model, save_checkpoint
 from pyro_nri.learning.matching import LOW_AGREEMENT
 from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
-from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
-from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
-from pyro_nri.posterior.law_plots import write_law_plot
-from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
-from pyro_nri.posterior.predictions import check_recordings
-from pyro_nri.posterior.predictions import predict as predict_paths
-from pyro_nri.posterior.scores import rollout_errors, rollout_scores
-from pyro_nri.posterior.scores import score as score_posterior
+from pyro_nri.posterior.diagnostics import summarize
 from pyro_nri.posterior.storage import read_posterior, write_posterior
-from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate as run_simulate
@@ -68,27 +61,6 @@ def _read(arguments: argparse.Namespace, source: str) -> Scenes:
     if arguments.velocities == "finite-differences":
         scenes = with_velocities(scenes)
     return scenes.share_structure(share) if share in ("none", "all") else scenes
-
-
-def _read_posterior(path: str) -> xr.DataTree:
-    tree = read_posterior(path)
-    if not tree["posterior"].sizes["draw"]:
-        raise ValueError(f"{path!r} holds no draw yet, its run was interrupted before; go on with infer --resume")
-    if not tree.attrs["complete"]:
-        _note(f"{path!r} is of a run that was interrupted and holds only part of its draws")
-    return tree
-
-
-def _load_model_of(tree: xr.DataTree, arguments: argparse.Namespace) -> Checkpoint:
-    """The types of a posterior mean something only to the model that it was inferred with."""
-    checkpoint = load_checkpoint(arguments.model)
-    if tree.attrs.get("model_fingerprint", checkpoint.fingerprint) != checkpoint.fingerprint:
-        raise ValueError(f"{arguments.posterior!r} was inferred with another model than {arguments.model!r}")
-    return checkpoint
-
-
-def _note(text: str) -> None:
-    print(f"pyro-nri: {text}", file=sys.stderr)
 
 
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -190,7 +162,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     shown |= {"edge_accuracy": "training_edge_accuracy", "num_models": "models", "agreement": "agreement_of_models"}
     result = {name: checkpoint.training[key] for key, name in shown.items() if key in checkpoint.training}
     if min(result.get("agreement_of_models", [1.0])) < LOW_AGREEMENT:
-        _note("models disagree on many edges, so their types may not correspond; train longer or on more scenes")
+        note("models disagree on many edges, so their types may not correspond; train longer or on more scenes")
     return {**result, "wrote": arguments.out}
 
 
@@ -246,7 +218,7 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     checkpoint.to(_device(arguments.device))
     if num_seen := int(trained_on(checkpoint, recordings).sum()):
         by_all = " by every model" if isinstance(checkpoint, Ensemble) else ""
-        _note(
+        note(
             f"{num_seen} of these scenes were trained on{by_all}: their posterior uses them twice and is too sure; "
             f"infer on other scenes where you can, or learn with train --cross-fit"
         )
@@ -269,7 +241,17 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
             written = time.monotonic()
 
     started = time.monotonic()
-    names = ("method", "proposal", "likelihood", "num_chains", "num_draws", "num_warmup", "thin", "seed")
+    names = (
+        "method",
+        "proposal",
+        "likelihood",
+        "num_chains",
+        "num_draws",
+        "num_warmup",
+        "num_replicas",
+        "thin",
+        "seed",
+    )
     choices = {name: getattr(arguments, name) for name in names} | {"show_progress": not arguments.quiet}
     if isinstance(checkpoint, Ensemble):
         draws = infer_ensemble(checkpoint, scenes, fingerprints=recordings.fingerprints, resume=resume, **choices)
@@ -313,79 +295,6 @@ def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str
     return draws
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
-def predict(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Predicted paths as NetCDF."""
-    scenes = _read(arguments, arguments.scenes)
-    tree = _read_posterior(arguments.posterior)
-    checkpoint = _load_model_of(tree, arguments)
-    check_recordings(tree, scenes)
-    paths = predict_paths(checkpoint.model, tree, scenes, start=arguments.start, num_steps=arguments.num_steps)
-    with written_beside(arguments.out) as beside:
-        paths.assign_attrs(command=arguments.command_line).to_netcdf(beside, engine="h5netcdf")
-    return {"recordings": paths.sizes["recording"], "frames": paths.sizes["frame"], "wrote": arguments.out}
-
-
-def score(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Scores with bootstrap intervals over scenes."""
-    tree = _read_posterior(arguments.posterior)
-    truth = _read(arguments, arguments.truth)
-    check_recordings(tree, truth)
-    checkpoint = None if arguments.model is None else _load_model_of(tree, arguments)
-    result = score_posterior(tree, truth)
-    missing = {"value": None, "low": None, "high": None}
-    start = arguments.frames_after
-    for step in (1, 10, 20):
-        name = f"mse_{step}"
-        if checkpoint is None:
-            result[name] = {**missing, "reason": "no model was given"}
-        elif start + step >= truth.num_frames:
-            result[name] = {**missing, "reason": f"frame {start + step} is not in the {truth.num_frames} frames given"}
-        else:
-            result.update(_prediction_scores(checkpoint, tree, truth, start, step))
-    return result
-
-
-def _prediction_scores(
-    checkpoint: Checkpoint, tree: xr.DataTree, truth: Scenes, start: int, step: int
-) -> dict[str, Any]:
-    known = set(scenes_of(tree).scene_names)
-    truth = truth[torch.tensor([name in known for name in truth.scene_names])]
-    paths = predict_paths(checkpoint.model, tree, truth, start=start, num_steps=step)
-    scaling: Scaling = checkpoint.model.scaling
-    errors = rollout_errors(
-        paths["mean"].values,
-        truth.trajectory.numpy(),
-        start=start,
-        scale=scaling.scale.numpy(),
-        steps=(step,),
-        observation_mask=truth.observation_mask.numpy(),
-    )
-    return dict(rollout_scores(errors))
-
-
-def export(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Edges, structures and diagnostics as tables."""
-    tree, written = _read_posterior(arguments.posterior), []
-    for name, frame in (("edges", edges_frame), ("structures", structures_frame), ("diagnostics", diagnostics_frame)):
-        path = Path(arguments.out) / f"{name}.{arguments.format}"
-        write_frame(frame(tree), path)
-        written.append(str(path))
-    return {"wrote": written}
-
-
-def laws(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Learned laws as a table, and as a picture."""
-    checkpoint = load_checkpoint(arguments.model)
-    frame = laws_frame(checkpoint)
-    if checkpoint.law_draws is None:
-        _note(f"{arguments.model!r} holds no drawn laws: there are no intervals, and where data lie is not known")
-    if arguments.plot is not None:
-        write_law_plot(frame, arguments.plot, None if arguments.truth is None else TRUE_LAWS[arguments.truth])
-    write_frame(frame, arguments.out)
-    return {"edge_types": int(frame["edge_type"].nunique()), "wrote": [arguments.out, *filter(None, [arguments.plot])]}
-
-
 def demo(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job on the scenes that come with the project."""
     say = functools.partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
@@ -393,7 +302,9 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    run.__name__: run for run in (simulate, train, infer, predict, score, export, laws, demo)
+    run.__name__: run for run in (simulate, train, infer, answers.export, answers.laws, demo)
 }
+COMMANDS["predict"] = functools.partial(answers.predict, read=_read)
+COMMANDS["score"] = functools.partial(answers.score, read=_read)
 COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
 COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

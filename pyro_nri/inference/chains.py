@@ -5,30 +5,34 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference import metropolis
-from pyro_nri.inference.draws import Draws
+from pyro_nri.inference.draws import Draws, Replicas
 from pyro_nri.inference.exact import edge_conditionals
 from pyro_nri.inference.labels import label_conditionals
 from pyro_nri.inference.moves import AbstractProposal
-from pyro_nri.inference.schedules import Schedule
-from pyro_nri.inference.streams import Stream
+from pyro_nri.inference.proposals import make_proposal
+from pyro_nri.inference.schedules import Schedule, geometric
+from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
-from pyro_nri.model.receivers import ReceiverTable
-from pyro_nri.model.structures import ChargesDistribution
+from pyro_nri.inference.tempering import Ladder, is_round
+from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
+from pyro_nri.model.structures import ChargesDistribution, StructureDistribution
 
 
 class Chains:
     """C chains over G structures that are stepped together.
 
-    The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1.
+    The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. With a ladder of R
+    replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder instead.
 
     Args:
         target: the posterior.
         proposal: the moves.
-        stream: random stream over C chains and G structures.
-        schedule: temperature of each warm-up step.
+        stream: random stream over C chains (times R) and G structures.
+        schedule: temperature of each warm-up step, where there is no ladder.
         num_warmup: number of warm-up steps.
-        structure: where the chains start, long ``[C, G, E]``; default: prior draws of the stream.
+        structure: where the chains start, long ``[R C, G, E]``, replicas first; default: prior draws of the stream.
         number: steps already made, when an earlier run goes on.
+        ladder: replicas of parallel tempering; it changes with the steps.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Chains:
         num_warmup: int,
         structure: Tensor | None = None,
         number: int = 0,
+        ladder: Ladder | None = None,
     ) -> None:
         self.target = target
         self.proposal = proposal
@@ -48,18 +53,27 @@ class Chains:
         self.schedule = schedule
         self.num_warmup = num_warmup
         self.number = number
+        self.ladder = ladder
+        self.num_chains = stream.num_chains // (1 if ladder is None else ladder.num_replicas)
         if structure is None:
             structure = start_structures(target, stream)
         self.state = metropolis.init({"edge_type": structure}, target)
 
     @property
     def structure(self) -> Tensor:
-        """Current structures, long ``[C, G, E]``."""
-        return self.state.latents["edge_type"]
+        """Current structures at temperature 1, long ``[C, G, E]``."""
+        return self.state.latents["edge_type"][: self.num_chains]
+
+    @property
+    def log_joint(self) -> Tensor:
+        """Their log joint, ``[C, G]``."""
+        return self.state.score.log_joint[: self.num_chains]
 
     def step(self) -> metropolis.Info:
-        """One step of every chain."""
-        temperature = self.schedule(self.number) if self.number < self.num_warmup else 1.0
+        """One step of every chain; says what happened at temperature 1."""
+        temperature: float | Tensor = self.schedule(self.number) if self.number < self.num_warmup else 1.0
+        if self.ladder is not None:
+            temperature = self.ladder.temperature(self.num_chains)
         self.state, info = metropolis.step(
             self.state,
             self.stream,
@@ -68,8 +82,30 @@ class Chains:
             target=self.target,
             temperature=temperature,
         )
+        if self.ladder is not None:
+            info = self._exchange(self.ladder, info)
         self.number += 1
         return info
+
+    def _exchange(self, ladder: Ladder, info: metropolis.Info) -> metropolis.Info:
+        """Fresh draws for the replica at the prior, exchanges between neighbours; in warm-up the ladder is set."""
+        uniform = self.stream.child("prior").uniform(self.number, self.target.prior.event_shape[0])
+        fresh = {"edge_type": self.target.prior.from_uniform(uniform[-self.num_chains :])}
+        last = metropolis.init(fresh, self.target)
+
+        def with_last(value: Tensor, new: Tensor) -> Tensor:
+            return torch.cat([value[: -self.num_chains], new])
+
+        latents = {name: with_last(value, fresh[name]) for name, value in self.state.latents.items()}
+        score = metropolis.Score(*map(with_last, self.state.score, last.score))
+        self.state = ladder.exchange(metropolis.State(latents, score), self.stream, self.number)
+        done = self.number + 1
+        if done < self.num_warmup and is_round(done):
+            ladder.adapt()
+        if done == self.num_warmup:
+            ladder.forget()
+        proposed, accepted, worse = (each[: self.num_chains] for each in info[:3])
+        return metropolis.Info(proposed, accepted, worse, info.kind, 1.0)
 
     def record(self, num_draws: int, thin: int, group_names: tuple[str, ...]) -> Draws:
         """Make ``num_draws * thin`` steps and keep every ``thin``-th state.
@@ -83,7 +119,7 @@ class Chains:
             for _ in range(thin):
                 info = self.step()
             structures.append(self.structure.to(torch.int8))
-            log_joint.append(self.state.score.log_joint)
+            log_joint.append(self.log_joint)
             infos.append(info)
             if not warming and (each := self._conditionals()) is not None:
                 conditionals = each.mean(0) if conditionals is None else conditionals + each.mean(0)
@@ -91,6 +127,11 @@ class Chains:
         def stack(values: list[Tensor]) -> Tensor:
             return torch.stack(values, dim=1).cpu()  # [C, S, G, *]
 
+        replicas = log_marginal = error = None
+        if self.ladder is not None:
+            replicas = self._replicas(self.ladder)
+            if not warming:
+                log_marginal, error = (each.cpu().numpy() for each in self.ladder.log_marginal())
         return Draws(
             edge_type=stack(structures).numpy(),
             log_joint=stack(log_joint).numpy(),
@@ -103,8 +144,22 @@ class Chains:
             group_names=group_names,
             method="mcmc",
             seed=self.stream.seed,
-            num_evaluations=num_draws * thin,
+            num_evaluations=num_draws * thin * (self.stream.num_chains // self.num_chains),
             edge_probability=None if conditionals is None else (conditionals / num_draws).cpu().numpy(),
+            log_marginal=log_marginal,
+            log_marginal_error=error,
+            replicas=replicas,
+        )
+
+    def _replicas(self, ladder: Ladder) -> Replicas:
+        structure = self.state.latents["edge_type"].unflatten(0, (ladder.num_replicas, -1))
+        return Replicas(
+            inverse_temperature=ladder.inverse_temperature.cpu().numpy(),
+            rejection=(ladder.rejection / max(ladder.num_steps, 1)).cpu().numpy(),
+            num_steps=ladder.num_steps,
+            log_up=ladder.log_up.cpu().numpy(),
+            log_down=ladder.log_down.cpu().numpy(),
+            edge_type=structure.to(torch.int8).cpu().numpy(),
         )
 
     def _conditionals(self) -> Tensor | None:
@@ -113,9 +168,54 @@ class Chains:
         if not isinstance(table, ReceiverTable):
             return None
         if isinstance(prior, ChargesDistribution):
-            uniform = self.stream.child("labeling").uniform(self.number, prior.num_entities)
+            uniform = self.stream.child("labeling").uniform(self.number, prior.num_entities)[: self.num_chains]
             return label_conditionals(table, prior, self.structure, uniform)
         return edge_conditionals(table, prior, self.structure)
+
+
+def make_chains(
+    likelihood: AbstractLikelihood,
+    prior: StructureDistribution,
+    *,
+    group_names: tuple[str, ...],
+    proposal: str,
+    log_q: Tensor | None,
+    num_chains: int,
+    num_warmup: int,
+    start_temperature: float,
+    seed: int,
+    ladder: Ladder | None = None,
+    structure: Tensor | None = None,
+    number: int = 0,
+) -> Chains:
+    """Chains from the names of their moves: what both drivers share.
+
+    Args:
+        likelihood: of G structures.
+        prior: of the same structures.
+        group_names: their G names, which key the random numbers.
+        proposal: see :func:`make_proposal`.
+        log_q: an encoder's log probabilities, ``[G, E, K]``, if there is one.
+        num_chains: C.
+        num_warmup: warm-up steps, annealed from ``start_temperature`` to 1 within their first half.
+        start_temperature: temperature of the first step.
+        seed: fixes all random numbers.
+        ladder: see :class:`Chains`.
+        structure: see :class:`Chains`.
+        number: see :class:`Chains`.
+    """
+    table = likelihood if isinstance(likelihood, ReceiverTable) else None
+    num_replicas = 1 if ladder is None else ladder.num_replicas
+    return Chains(
+        StructureTarget(likelihood, prior),
+        make_proposal(proposal, prior, table=table, log_q=log_q, seed=seed),
+        Stream(seed, keys(group_names, prior.edge_mask.device), num_chains * num_replicas),
+        schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
+        num_warmup=num_warmup,
+        structure=structure,
+        number=number,
+        ladder=ladder,
+    )
 
 
 def start_structures(target: StructureTarget, stream: Stream) -> Tensor:

@@ -9,6 +9,27 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
+class Replicas:
+    """R replicas of parallel tempering after the last draw.
+
+    Attributes:
+        inverse_temperature: 1 first, 0 last, float64 ``[R, G]``.
+        rejection: mean probability that neighbours were not exchanged, float64 ``[R - 1, G]``.
+        num_steps: steps that this mean is of.
+        log_up: see :class:`pyro_nri.inference.tempering.Ladder`, float64 ``[R - 1, C, G]``.
+        log_down: the same.
+        edge_type: current structures of all replicas, int8 ``[R, C, G, E]``.
+    """
+
+    inverse_temperature: NDArray[np.float64]
+    rejection: NDArray[np.float64]
+    num_steps: int
+    log_up: NDArray[np.float64]
+    log_down: NDArray[np.float64]
+    edge_type: NDArray[np.int8]
+
+
+@dataclass(frozen=True, eq=False)
 class Draws:
     """Draws of the structures of G groups of scenes, of C chains with S draws each. Axis letters as in :class:`Scenes`.
 
@@ -27,7 +48,10 @@ class Draws:
         num_evaluations: likelihood evaluations made for each chain and structure.
         edge_probability: float64 ``[G, E, K]``: exact where ``method`` is "exact", Rao-Blackwellised (mean of a move's
             conditionals over draws) where a kernel offers it, else None.
-        log_marginal: exact log marginal likelihood, float64 ``[G]``, else None.
+        log_marginal: log marginal likelihood, float64 ``[G]``: exact, or estimated by parallel tempering, else None.
+        log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
+            None.
+        replicas: what parallel tempering needs to go on, or None.
         warmup: the annealed and discarded steps, or None.
         complete: False if the run was interrupted.
         attributes: anything else worth keeping, plain str, int or float.
@@ -47,6 +71,8 @@ class Draws:
     num_evaluations: int
     edge_probability: NDArray[np.float64] | None = None
     log_marginal: NDArray[np.float64] | None = None
+    log_marginal_error: NDArray[np.float64] | None = None
+    replicas: "Replicas | None" = None
     warmup: "Draws | None" = None
     complete: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +89,11 @@ class Draws:
             temperature=self.temperature[:num_draws],
             edge_probability=self.edge_probability if num_draws >= self.edge_type.shape[1] else None,
         )
+
+    @property
+    def num_replicas(self) -> int:
+        """R, 1 without parallel tempering."""
+        return 1 if self.replicas is None else len(self.replicas.inverse_temperature)
 
 
 def append_draws(draws: Draws, later: Draws) -> Draws:
@@ -85,6 +116,9 @@ def append_draws(draws: Draws, later: Draws) -> Draws:
         temperature=joined("temperature", 0),
         num_evaluations=draws.num_evaluations + later.num_evaluations,
         edge_probability=probability,
+        log_marginal=later.log_marginal,
+        log_marginal_error=later.log_marginal_error,
+        replicas=later.replicas,
     )
 
 
@@ -106,6 +140,26 @@ def concatenate_draws(parts: Sequence[Draws]) -> Draws:
         group_names=sum((part.group_names for part in parts), ()),
         edge_probability=joined("edge_probability", 0),
         log_marginal=joined("log_marginal", 0),
+        log_marginal_error=joined("log_marginal_error", 0),
+        replicas=_side_by_side([part.replicas for part in parts]),
         warmup=concatenate_draws(warmups) if len(warmups) == len(parts) else None,
         complete=all(part.complete for part in parts),
+    )
+
+
+def _side_by_side(parts: Sequence[Replicas | None]) -> Replicas | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+
+    def joined(name: str, axis: int) -> Any:
+        return np.concatenate([getattr(part, name) for part in known], axis=axis)
+
+    return Replicas(
+        inverse_temperature=joined("inverse_temperature", 1),
+        rejection=joined("rejection", 1),
+        num_steps=known[0].num_steps,
+        log_up=joined("log_up", 2),
+        log_down=joined("log_down", 2),
+        edge_type=joined("edge_type", 2),
     )

@@ -7,14 +7,9 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from pyro_nri.inference.chains import Chains, start_structures
+from pyro_nri.inference.chains import Chains, make_chains
 from pyro_nri.inference.encoder import Encoder, log_q
-from pyro_nri.inference.proposals import make_proposal
-from pyro_nri.inference.schedules import geometric
-from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.program import SceneModel
-from pyro_nri.model.receivers import ReceiverTable
 from pyro_nri.scenes.scenes import Scenes
 
 
@@ -81,21 +76,20 @@ class StructureKernel(MCMCKernel):
             likelihood = self.model.likelihood(scenes, cache=self.cache)
             scenes = self.model.prepare(scenes)
             prior = self.model.structure_prior(scenes)
-        table = likelihood if isinstance(likelihood, ReceiverTable) else None
-        probabilities = None if self.encoder is None else log_q(self.encoder, scenes)
-        target = StructureTarget(likelihood, prior)
-        stream = Stream(self.seed, keys(scenes.group_names, prior.edge_mask.device), self.num_chains)
-        start = self._initial_params
-        if start is None or not self._start_is_given:
-            start = self._initial_params = {"edge_type": start_structures(target, stream)}
-        self._chains = Chains(
-            target,
-            make_proposal(self.proposal, prior, table=table, log_q=probabilities, seed=self.seed),
-            stream,
-            schedule=geometric(self.start_temperature, 1.0, max(1, warmup_steps // 2)),
+        start = self._initial_params if self._start_is_given else None
+        self._chains = make_chains(
+            likelihood,
+            prior,
+            group_names=scenes.group_names,
+            proposal=self.proposal,
+            log_q=None if self.encoder is None else log_q(self.encoder, scenes),
+            num_chains=self.num_chains,
             num_warmup=warmup_steps,
-            structure=start["edge_type"],
+            start_temperature=self.start_temperature,
+            seed=self.seed,
+            structure=None if start is None else start["edge_type"],
         )
+        self._initial_params = {"edge_type": self._chains.structure}
         self._num_proposed = self._num_accepted = 0
         self._log_joint = []
 
@@ -118,7 +112,7 @@ class StructureKernel(MCMCKernel):
         if not warming:
             self._num_proposed += int(info.proposed.sum())
             self._num_accepted += int(info.accepted.sum())
-            self._log_joint.append(self._chains.state.score.log_joint)
+            self._log_joint.append(self._chains.log_joint)
         return {"edge_type": self._chains.structure}
 
     def logging(self) -> "OrderedDict[str, str]":

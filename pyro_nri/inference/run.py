@@ -9,16 +9,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pyro_nri.inference.chains import Chains
+from pyro_nri.inference.chains import make_chains
 from pyro_nri.inference.draws import Draws, append_draws, concatenate_draws
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
-from pyro_nri.inference.proposals import make_proposal
-from pyro_nri.inference.schedules import geometric
 from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.inference.target import StructureTarget
+from pyro_nri.inference.tempering import Ladder
 from pyro_nri.model.program import SceneModel
-from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
+from pyro_nri.model.receivers import AbstractLikelihood
 from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
@@ -39,6 +37,7 @@ def infer(
     num_warmup: int = 500,
     thin: int = 1,
     start_temperature: float = 1000.0,
+    num_replicas: int = 1,
     seed: int,
     resume: Draws | None = None,
     on_segment: Callable[[Draws], None] | None = None,
@@ -64,6 +63,8 @@ def infer(
         num_warmup: annealed steps before, from ``start_temperature`` to 1 within their first half.
         thin: steps for each kept draw.
         start_temperature: temperature of the first warm-up step.
+        num_replicas: more than 1: parallel tempering, for posteriors with several modes and for log marginals. Each
+            chain is so many replicas between posterior and prior, whose ladder is set in warm-up; nothing is annealed.
         seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
         resume: draws of an interrupted run of the same call; its chains go on.
         on_segment: called with all draws so far after every segment; a writer.
@@ -89,6 +90,7 @@ def infer(
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, found {method!r}")
     counts = {"num_chains": num_chains, "num_draws": num_draws, "thin": thin, "num_shards": num_shards}
+    counts["num_replicas"] = num_replicas
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, found {value}")
@@ -107,6 +109,7 @@ def infer(
         "num_warmup": num_warmup,
         "thin": thin,
         "start_temperature": start_temperature,
+        "num_replicas": num_replicas,
         "seed": seed,
     }
     if executor is not None or num_shards > 1:
@@ -134,24 +137,24 @@ def infer(
         if on_segment is not None:
             on_segment(draws)
         return draws
-    table = evaluated if isinstance(evaluated, ReceiverTable) else None
-    probabilities = None if encoder is None else log_q(encoder, scenes)
-    moves = make_proposal(proposal, prior, table=table, log_q=probabilities, seed=seed)
-    if resume is not None:
-        _check_resume(resume, scenes, arguments | {"move_names": moves.move_names})
     warmup, kept = _parts(resume)
-    latest = kept or warmup
-    chains = Chains(
-        StructureTarget(evaluated, prior),
-        moves,
-        stream,
-        schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
+    if resume is not None:
+        _check_resume(resume, scenes, arguments)
+    chains = make_chains(
+        evaluated,
+        prior,
+        group_names=scenes.group_names,
+        proposal=proposal,
+        log_q=None if encoder is None else log_q(encoder, scenes),
+        num_chains=num_chains,
         num_warmup=num_warmup,
-        structure=None
-        if latest is None
-        else torch.as_tensor(latest.edge_type[:, -1]).to(prior.edge_mask.device).long(),
+        start_temperature=start_temperature,
+        seed=seed,
         number=_num_draws(warmup) + _num_draws(kept) * thin,
+        **_where(kept or warmup, num_replicas, num_chains, prior),
     )
+    if resume is not None and resume.move_names != chains.proposal.move_names:
+        raise _another_run("moves", resume.move_names, chains.proposal.move_names)
     last = num_warmup + num_draws * thin
     bar = tqdm(total=last, initial=chains.number, disable=not show_progress, desc="infer", unit="step")
     try:
@@ -227,20 +230,43 @@ def _check_resume(draws: Draws, scenes: Scenes, arguments: dict[str, Any]) -> No
         if kept is None and _num_draws(warmup) <= arguments["num_warmup"]
         else _num_draws(warmup)
     )
-    thin = arguments["thin"] if kept is None else kept.num_evaluations // _num_draws(kept)
-    start = arguments["start_temperature"] if warmup is None else float(warmup.temperature[0])
+    thin = arguments["thin"]
+    if kept is not None:
+        thin = kept.num_evaluations // (_num_draws(kept) * kept.num_replicas)
+    start = arguments["start_temperature"]
+    if warmup is not None and draws.num_replicas == 1:  # replicas are not annealed
+        start = float(warmup.temperature[0])
     for name, found, wanted in (
         ("structures", draws.group_names, scenes.group_names),
         ("seed", draws.seed, arguments["seed"]),
         ("num_chains", draws.edge_type.shape[0], arguments["num_chains"]),
         ("method", draws.method, "mcmc"),
-        ("moves", draws.move_names, arguments["move_names"]),
         ("num_warmup", num_warmup, arguments["num_warmup"]),
         ("start_temperature", start, arguments["start_temperature"]),
         ("thin", thin, arguments["thin"]),
+        ("num_replicas", draws.num_replicas, arguments["num_replicas"]),
     ):
         if found != wanted:
-            raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
+            raise _another_run(name, found, wanted)
+
+
+def _another_run(name: str, found: Any, wanted: Any) -> ValueError:
+    return ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
+
+
+def _where(latest: Draws | None, num_replicas: int, num_chains: int, prior: StructureDistribution) -> dict[str, Any]:
+    """Where chains begin or go on: their structures, and the ladder of their replicas."""
+    device, num_groups = prior.edge_mask.device, prior.batch_shape[0]
+    if latest is None or latest.num_replicas != num_replicas:
+        ladder = None if num_replicas == 1 else Ladder.start(num_replicas, num_chains, num_groups, device)
+        return {"ladder": ladder}
+    if latest.replicas is None:
+        return {"structure": torch.as_tensor(latest.edge_type[:, -1]).to(device).long()}
+    kept = latest.replicas
+    values = (kept.inverse_temperature, kept.rejection * kept.num_steps, kept.log_up, kept.log_down)
+    beta, rejection, up, down = (torch.as_tensor(value).to(device) for value in values)
+    structure = torch.as_tensor(kept.edge_type).to(device).long().flatten(0, 1)
+    return {"structure": structure, "ladder": Ladder(beta, rejection, kept.num_steps, up, down)}
 
 
 def _parts(draws: Draws | None) -> tuple[Draws | None, Draws | None]:

@@ -28,6 +28,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_nri.inference.draws import Draws
+from pyro_nri.posterior.replicas import replicas_dataset, replicas_of
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -115,6 +116,9 @@ def to_datatree(
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
         groups["warmup_sample_stats"] = _sample_stats(draws.warmup)
+    for name, part in (("replicas", draws), ("warmup_replicas", draws.warmup)):
+        if part is not None and part.replicas is not None:
+            groups[name] = replicas_dataset(part.replicas, draws.group_names)
     return xr.DataTree.from_dict(groups)
 
 
@@ -248,6 +252,8 @@ def _edge_posterior(draws: Draws, edge: dict[str, Any], type_names: tuple[str, .
         )
     if draws.log_marginal is not None:
         dataset["log_marginal"] = ("scene", draws.log_marginal)
+    if draws.log_marginal_error is not None:
+        dataset["log_marginal_error"] = ("scene", draws.log_marginal_error)
     return dataset
 
 
@@ -334,7 +340,7 @@ def _draws_of(
     edge_type = np.zeros((*values.shape[:2], num_structures * num_edges), np.int8)
     edge_type[..., place] = values
     num_types = int(tree.attrs["num_edge_types"])
-    edge_probability = log_marginal = None
+    edge_probability = log_marginal = log_marginal_error = None
     if not prefix and "edge_posterior" in tree.children:
         known = group(tree, "edge_posterior")
         if "edge_probability" in known:
@@ -344,6 +350,8 @@ def _draws_of(
             edge_probability = laid_out.reshape(num_structures, num_edges, num_types)
         if "log_marginal" in known:
             log_marginal = known["log_marginal"].values
+        if "log_marginal_error" in known:
+            log_marginal_error = known["log_marginal_error"].values
     return Draws(
         edge_type=edge_type.reshape(*values.shape[:2], num_structures, num_edges),
         log_joint=stats["log_joint"].values,
@@ -359,6 +367,8 @@ def _draws_of(
         num_evaluations=int(counts["num_evaluations"]),
         edge_probability=edge_probability,
         log_marginal=log_marginal,
+        log_marginal_error=log_marginal_error,
+        replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),
         attributes=attributes or {},

@@ -113,7 +113,7 @@ def test_chains(make_model, make_scenes, make_encoder, all_structures, cache, pr
     assert 0 < draws.accepted.sum() < draws.accepted.size
     if cache == "table":  # conditionals averaged over draws: closer to the truth than counting
         error = np.abs(draws.edge_probability[..., 1] - wanted)
-        assert error.max() < (0.02 if prior == "sparse" else 0.01)  # what other pairs do matters more there
+        assert error.max() < (0.02 if prior == "sparse" else 0.015)  # what other pairs do matters more there
         np.testing.assert_allclose(draws.edge_probability.sum(-1), 1)
         counted = np.abs(chain_means.mean(0) - wanted)
         assert np.square(error).mean() < np.square(counted).mean()
