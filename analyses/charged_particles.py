@@ -4,7 +4,7 @@
 
 The table: prior (independent, symmetric, charges) x noise (geometric, student_t, normal) x dynamics (pair-forces,
 message-passing). Every entry has a training of its own, prior included, as a user would run it; both dynamics are given
-``--minutes`` (pair forces spend 40 % of them on gradients, then fit laws and calibration, however long that takes;
+``--minutes`` (pair forces spend a quarter of them on gradients, then fit laws and calibration, however long that takes;
 ``training_seconds`` has it all). Learned types are renamed once for each model, by the alignment fitted on its training
 scenes. The default of pair forces is inferred from windows of 5, 10, 20 and 49 frames too, and trained and inferred
 with measurement noise of 0.01. ``best_temperature`` is the T between 0.25 and 4 at which the posterior to the power

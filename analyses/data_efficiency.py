@@ -10,7 +10,7 @@ scenes, against
 - measurement noise of 0, 0.001, 0.01 and 0.05 on positions and velocities, in both (100 training scenes, 49 frames);
 - velocities by finite differences of the positions, instead of observed ones (the same).
 
-``--budget`` are the minutes of each training by the clock; pair forces spend 40 % of them on gradients and then fit
+``--budget`` are the minutes of each training by the clock; pair forces spend a quarter of them on gradients and then fit
 their laws, which takes the time it takes (``training_seconds`` has all of it). Learned types are renamed once for each
 model, by the alignment fitted on its training scenes.
 

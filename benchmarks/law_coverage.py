@@ -22,7 +22,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pyro_nri.fitting import fit
-from pyro_nri.learning.calibration import calibrate
 from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.learning.law_bootstrap import bootstrap_laws
 from pyro_nri.learning.laws import fit_laws
@@ -38,9 +37,7 @@ def refitted(start: Checkpoint, scenes: Scenes, seed: int) -> Checkpoint:
     """The laws of a model fitted anew to other scenes."""
     found = copy.deepcopy(start)
     law_fit = fit_laws(found.model, scenes, seed=seed)
-    calibrate(found.model, law_fit.scenes, law_fit.structure, seed=seed)
-    drawn = bootstrap_laws(found.model, law_fit.scenes, seed=seed)
-    found.law_draws, found.law_support = drawn.draws, drawn.support
+    found.law_draws, found.law_support = bootstrap_laws(found.model, law_fit.scenes, seed=seed)
     return found
 
 

@@ -168,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
     length = sub.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=_POSITIVE, metavar="M", help="train by the clock")
     length.add_argument(
-        "--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 300)"
+        "--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 200)"
     )
     sub.add_argument(
         "--resume", action="store_true", help="go on from what an interrupted run of the same command kept"

@@ -16,10 +16,10 @@ from pyro_nri.posterior.align import fit_alignment
 from pyro_nri.scenes.scenes import Scenes
 
 #: Gradient steps and learning rate by default.
-DEFAULT_STEPS = {"message-passing": 600, "pair-forces": 300}
+DEFAULT_STEPS = {"message-passing": 600, "pair-forces": 200}
 LEARNING_RATE = {"message-passing": 3e-3, "pair-forces": 5e-3}
 #: Share of the time that laws of pair forces are learned by gradient; the rest is for their closed form.
-NEURAL_SHARE = 0.4
+NEURAL_SHARE = 0.25
 
 
 def fit(
@@ -45,7 +45,7 @@ def fit(
             true one (``alignment``); learning and inference never look at it.
         num_edge_types: K; the other choices of the model are then the defaults of :class:`ModelSpec`.
         spec: all choices of the model, in place of ``num_edge_types``.
-        num_steps: length of the training in gradient steps; by default 600, for pair forces 300.
+        num_steps: length of the training in gradient steps; by default 600, for pair forces 200.
         minutes: length by the clock instead.
         seed: fixes all random numbers.
         resume: what ``save`` was given in an interrupted run of the same call.
@@ -111,10 +111,17 @@ def fit(
     keep(trainer)  # an output that cannot be written is found out before the work, not after
     history = trainer.run(show_progress=show_progress, save=keep, save_every=save_every)
     checkpoint.trainer = None
+    model.to("cpu")
+    if encoder is not None:
+        encoder.to("cpu")
     if fits_laws:
-        given = trainer.structure if trainer.inner == "given" else None
+        given = trainer.structure.cpu() if trainer.inner == "given" else None
         law_fit = fit_laws(model, scenes, structure=given, seed=seed, show_progress=show_progress)
-        calibrate(model, law_fit.scenes, law_fit.structure, seed=seed)
+        if law_bootstrap:
+            known = None if given is None else law_fit.structure
+            drawn = bootstrap_laws(model, law_fit.scenes, structure=known, num_replicates=law_bootstrap, seed=seed)
+            checkpoint.law_draws, checkpoint.law_support = drawn
+        calibrate(model, law_fit.scenes, law_fit.structure, laws=checkpoint.law_draws, seed=seed)
         checkpoint.training["median_residual"] = law_fit.median_residual
         checkpoint.training["clock_lag"] = float(model.impulse_parts[0].clock_lag)
         checkpoint.training["force_limit"] = float(model.impulse_parts[0].force_limit)
@@ -131,13 +138,6 @@ def fit(
         alignment = fit_alignment(inferred, truth, num_edge_types=spec.num_edge_types)
         checkpoint.alignment = alignment.tolist()
         checkpoint.training["edge_accuracy"] = float((alignment[inferred] == truth).mean())
-    model.to("cpu")
-    if encoder is not None:
-        encoder.to("cpu")
-    if fits_laws and law_bootstrap:
-        known = law_fit.structure.cpu() if trainer.inner == "given" else None
-        drawn = bootstrap_laws(model, law_fit.scenes, structure=known, num_replicates=law_bootstrap, seed=seed)
-        checkpoint.law_draws, checkpoint.law_support = drawn.draws, drawn.support
     return checkpoint
 
 

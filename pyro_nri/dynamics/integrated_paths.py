@@ -19,42 +19,52 @@ STIFF = 0.1
 
 
 def refine(
-    dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, references: Sequence[Tensor]
+    dynamics: PairForces,
+    features: ImpulseFeatures,
+    scenes: Scenes,
+    references: Sequence[Tensor],
+    *,
+    vary_close: bool = False,
 ) -> ImpulseFeatures:
     """Replace cubic paths by integrated ones in the frames where forces change fast along them.
 
     From both ends of such a frame the motion is integrated under a reference structure; the two paths are blended,
-    each near its own end. Of several references a frame takes the one whose two paths agree best.
+    each near its own end. Of several references an entity takes the one whose two paths agree best.
 
     Args:
         dynamics: with fitted laws.
         features: of the same scenes, from :meth:`PairForces.features`.
         scenes: B scenes in raw units.
         references: structures to integrate under, long ``[B, E]`` each.
+        vary_close: whether the last of them is also tried with the frame's close pairs, between which the force
+            changes fast, set to each type.
     """
     if dynamics.circular or not references:
         return features
     (block,) = features.blocks
     dt = scenes.time_step
     exists = dynamics.edge_exists(scenes)
-    stiff = (dynamics.laws.slope(block.coordinate.amin(-1)) * exists).amax((-1, -2)) * dt**2 / 12 > STIFF
+    change = force_changes(dynamics, features, scenes)
+    stiff = change.amax((-1, -2)) > STIFF
     row = (stiff & features.mask.any(-1)).nonzero()  # [R, 2]
     if len(row) == 0:
         return features
     trajectory = scenes.trajectory.double()
     scene, frame = row.unbind(-1)
+    incoming = edges.incoming_edges(scenes.num_entities).to(row.device)
+    tried = torch.stack([each[scene] for each in references])  # [M, R, E]
+    if vary_close:
+        close = torch.zeros_like(tried[0], dtype=torch.bool)
+        close[:, incoming.reshape(-1)] = (change[scene, frame] > STIFF).flatten(1)
+        types = torch.arange(dynamics.num_edge_types, device=row.device)[:, None, None]
+        tried = torch.cat([tried, torch.where(close, types, tried[-1])])
     start, end = trajectory[scene, frame], trajectory[scene, frame + 1]  # [R, N, D]
-    edge_mask = scenes.edge_mask[scene]
     ramp = torch.linspace(0, 1, NUM_PATH_STEPS + 1, dtype=torch.float64, device=start.device)
     ramp = (3 * ramp**2 - 2 * ramp**3)[:, None]
-    paths, gaps = [], []
-    for reference in references:
-        forth = _integrate(dynamics, start, reference[scene], edge_mask, dt)
-        back = _integrate(dynamics, end, reference[scene], edge_mask, -dt).flip(-2)
-        gaps.append((forth - back)[..., NUM_PATH_STEPS // 2, :].norm(dim=-1))
-        paths.append(forth * (1 - ramp) + back * ramp)
-    gap, chosen = torch.stack(gaps).min(0)  # [R, N]
-    path = torch.stack(paths)[chosen, torch.arange(len(row))[:, None], torch.arange(scenes.num_entities)]
+    forth, back = _both_ways(dynamics, start, end, tried, scenes.edge_mask[scene], dt)
+    gap, chosen = (forth - back)[..., NUM_PATH_STEPS // 2, :].norm(dim=-1).min(0)  # [R, N]
+    index = chosen[..., None, None].expand(forth.shape[1:])[None]
+    path = (forth.gather(0, index) * (1 - ramp) + back.gather(0, index) * ramp)[0]
     position, velocity = trajectory[..., dynamics.positions], trajectory[..., dynamics.velocities]
     _, _, wall = unfold(position, velocity, dynamics.low.double(), dynamics.high.double(), dt)
     simpson = torch.ones_like(ramp[:, 0])
@@ -63,9 +73,8 @@ def refine(
     weight = dynamics.over_velocities(simpson / simpson.sum())
     better_block = path_block(path, sign, weight, exists[scene, 0], row)
     if dynamics.force_limit.isfinite():
-        incoming = torch.stack([each[scene] for each in references])[:, :, edges.incoming_edges(scenes.num_entities)]
-        incoming = incoming[chosen, torch.arange(len(row))[:, None], torch.arange(scenes.num_entities)]
-        force = _force_along(dynamics, path, incoming, exists[scene, 0])
+        types = tried[:, :, incoming].gather(0, chosen[None, ..., None].expand(1, *chosen.shape, incoming.shape[1]))[0]
+        force = _force_along(dynamics, path, types, exists[scene, 0])
         excess = (force - force.clamp(-dynamics.force_limit, dynamics.force_limit)) * sign * weight[:, None]
         target = features.target.clone()
         target[scene, frame] += excess.sum(-2)
@@ -76,6 +85,13 @@ def refine(
     own_error[scene, frame] = gap / 2
     context = dynamics.context(scenes, closest, own_error, stiff[..., None])
     return replace_frames(features, better_block, context)
+
+
+def force_changes(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes) -> Tensor:
+    """``dt² |df/dr| / 12`` at each closest approach: far below 1 on smooth paths, ``[B, T - 1, N, N - 1]``."""
+    (block,) = features.blocks
+    slope = dynamics.laws.slope(block.coordinate.amin(-1)) * dynamics.edge_exists(scenes)
+    return slope * scenes.time_step**2 / 12
 
 
 def frame_errors(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor) -> Tensor:
@@ -89,7 +105,14 @@ def frame_errors(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: T
     """
     scene, frame = row.unbind(-1)
     trajectory = scenes.trajectory.double()
-    path = _integrate(dynamics, trajectory[scene, frame], structure[scene], scenes.edge_mask[scene], scenes.time_step)
+    path = _integrate(
+        dynamics,
+        trajectory[scene, frame],
+        structure[scene],
+        scenes.edge_mask[scene],
+        scenes.time_step,
+        dynamics.clock_lag,
+    )
     gap: Tensor = (path[..., -1, :] - trajectory[scene, frame + 1][..., dynamics.positions]).norm(dim=-1)
     return gap
 
@@ -98,7 +121,7 @@ def largest_force(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: 
     """Largest component of the total force on an entity along integrated motion, as for :func:`frame_errors`."""
     scene, frame = row.unbind(-1)
     start = scenes.trajectory.double()[scene, frame]
-    path = _integrate(dynamics, start, structure[scene], scenes.edge_mask[scene], scenes.time_step)
+    path = _integrate(dynamics, start, structure[scene], scenes.edge_mask[scene], scenes.time_step, dynamics.clock_lag)
     incoming = structure[scene][:, edges.incoming_edges(scenes.num_entities)]
     return float(_force_along(dynamics, path, incoming, dynamics.edge_exists(scenes)[scene, 0]).abs().max())
 
@@ -119,14 +142,36 @@ def _own_error(dynamics: PairForces, scenes: Scenes) -> Tensor:
     return error
 
 
-def _integrate(dynamics: PairForces, state: Tensor, structure: Tensor, edge_mask: Tensor, duration: float) -> Tensor:
-    """Positions on :data:`NUM_PATH_STEPS` sub-steps and at the start, ``[R, N, NUM_PATH_STEPS + 1, S]``."""
+def _both_ways(
+    dynamics: PairForces, start: Tensor, end: Tensor, structures: Tensor, edge_mask: Tensor, duration: float
+) -> tuple[Tensor, Tensor]:
+    """Positions along the motion from the start, and along the one that leads to the end, both in order of time.
+
+    Args:
+        dynamics: with fitted laws.
+        start: states ``[R, N, D]``.
+        end: states ``[R, N, D]``.
+        structures: M for each of them, long ``[M, R, E]``.
+        edge_mask: bool ``[R, E]``.
+        duration: time from start to end.
+
+    Returns:
+        Twice ``[M, R, N, NUM_PATH_STEPS + 1, S]``.
+    """
+    back = end.clone()
+    back[..., dynamics.velocities] *= -1  # which are now those of a later moment
+    state = torch.stack([start, back]).expand(len(structures), -1, -1, -1, -1).transpose(0, 1)  # [2, M, R, N, D]
+    lag = dynamics.clock_lag.to(state.dtype) * state.new_tensor([1.0, -1.0]).view(2, 1, 1, 1, 1)
+    path = _integrate(dynamics, state, structures.expand(2, -1, -1, -1), edge_mask, duration, lag)
+    return path[0], path[1].flip(-2)
+
+
+def _integrate(
+    dynamics: PairForces, state: Tensor, structure: Tensor, edge_mask: Tensor, duration: float, lag: Tensor
+) -> Tensor:
+    """Positions at the start and after each of P = :data:`NUM_PATH_STEPS` sub-steps, ``[*batch, N, P + 1, S]``."""
     table = dynamics.laws.table().detach().double()
-    time, lag = state.new_tensor(duration / NUM_PATH_STEPS), dynamics.clock_lag.to(state.dtype)
-    if duration < 0:  # back in time: as forth, with velocities reversed, which are now those of a later moment
-        state = state.clone()
-        state[..., dynamics.velocities] = -state[..., dynamics.velocities]
-        time, lag = -time, -lag
+    time = state.new_tensor(duration / NUM_PATH_STEPS)
     positions = [state[..., dynamics.positions]]
     for _ in range(NUM_PATH_STEPS):
         forces = dynamics.forces(state, structure, time, lag, table) * edge_mask[..., None]

@@ -1,19 +1,26 @@
-"""How sure a composite likelihood may be: scenes are simulated from the learned laws, where the truth is known.
+"""How sure a composite likelihood may be: what simulated scenes and the two halves of real ones say of it.
 
 A composite likelihood counts every frame as new evidence, though errors of paths repeat from frame to frame and
 measurement noise enters two differences. Its curvature is therefore adjusted (Ribatet, Cooley & Davison 2012, "Bayesian
 inference from composite likelihoods"): the log-likelihood of a receiver is multiplied by a power that depends on how
-much of its path is hard to follow and on the number of frames. The power is fitted where truth is known without any
-label: training scenes are simulated anew from the learned laws and inferred structures, with the measurement noise that
-the residuals show, and the power maximises the log score of the edges there.
+much of its path is hard to follow and on the number of frames. No label is needed for it:
+
+- Training scenes are simulated anew from laws that the data admit, with inferred structures and the measurement noise
+  that residuals show. There the truth is known, and the power maximises the log score of the edges.
+- Errors that the learned laws do not know of show where the two halves of a training scene contradict each other. For
+  independent halves ``log sum_z p(z | first) p(z | second)`` is largest, in expectation, when both are as sure as they
+  may be (their log-likelihoods are then on average what the posterior of both expects), so it is maximised too.
 """
 
+import copy
 import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pyro_nri.dynamics.integrated_paths import STIFF, force_changes
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import rollout, teacher_forcing
 from pyro_nri.inference.streams import generator
 from pyro_nri.model.impulse import most_likely_structure, refined_features, table_of_impulses
@@ -23,49 +30,70 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Frames of the windows on which the power is fitted, beside all frames.
 WINDOWS = (5, 10, 20)
-#: Scenes that are simulated.
-MAX_SCENES = 60
+#: Training scenes that are simulated anew, and the starts that each of them gives.
+MAX_SCENES, NUM_STARTS = 100, 6
+#: Of the simulated scenes, how many with a path that is hard to follow and how many altogether are inferred.
+MAX_HARD, MAX_INFERRED = 100, 150
+#: Weight of the agreement of halves.
+HALVES = 4.0
 #: Receivers with more codes than this are left as they are.
 MAX_CODES = 1024
 
 
-def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int) -> None:
+def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Tensor | None = None, seed: int) -> None:
     """Fit the power of the impulse likelihood of a model, in place.
 
     Args:
         model: with fitted laws.
         scenes: training scenes, raw units.
         structure: inferred or given structures, long ``[G, E]``.
-        seed: fixes starts and measurement noise.
+        laws: draws of the laws' spline coefficients, ``[R, K, NUM_SPLINES]``: what is simulated follows some of them
+            and is inferred with the laws of the model, so that their uncertainty counts. By default it counts as none.
+        seed: fixes starts, laws and measurement noise.
     """
     dynamics, noise, power = model.impulse_parts
     if num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
         return
-    simulated = simulate_again(model, scenes, structure, seed=seed)
-    if simulated is None or simulated.edge_type is None:
+    simulated = simulate_again(model, scenes, structure, laws=laws, seed=seed)
+    if simulated is None:
         return
+    simulated, importance = some_of_each(dynamics, simulated)
+    assert simulated.edge_type is not None
     truth_codes = codes_of(simulated.edge_type, model.num_edge_types)  # [B, N]
     types = code_types(model.num_edge_types, scenes.num_entities)  # [R, N - 1]
     one_hot = torch.nn.functional.one_hot(types, model.num_edge_types).double()
     exists = simulated.entity_mask[:, :, None].expand(-1, -1, types.shape[1])
-    cases = []
+    counted = (importance[:, None, None] * exists)[exists]
+
+    def case(part: Scenes) -> tuple[Tensor, Tensor]:
+        features = refined_features(dynamics, part, lambda smooth: most_likely_structure(dynamics, noise, smooth))
+        table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
+        return table.double(), power.covariates(features).double()
+
     with torch.no_grad():
-        for window in sorted({min(window, scenes.num_frames) for window in (*WINDOWS, scenes.num_frames)}):
-            part = simulated.frames(0, window)
-            features = refined_features(dynamics, part, lambda smooth: most_likely_structure(dynamics, noise, smooth))
-            table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
-            cases.append((table.double(), power.covariates(features).double()))
+        windows = sorted({min(window, scenes.num_frames) for window in (*WINDOWS, scenes.num_frames)})
+        cases = [case(simulated.frames(0, window)) for window in windows]
+        middle = scenes.num_frames // 2
+        halves = [case(scenes.frames(0, middle)), case(scenes.frames(middle, scenes.num_frames))] if middle > 1 else []
     weight = torch.zeros(power.weight.shape, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight], max_iter=50, line_search_fn="strong_wolfe")
     truth = types[truth_codes]  # [B, N, N - 1]
 
+    def log_posterior(table: Tensor, covariates: Tensor) -> Tensor:
+        return (table * (covariates @ weight).clamp(-5, 5).exp()[..., None]).log_softmax(-1)
+
     def closure() -> Tensor:
         optimizer.zero_grad()
         losses = []
-        for table, covariates in cases:
-            code = (table * (covariates @ weight).clamp(-5, 5).exp()[..., None]).softmax(-1)
+        for each in cases:
+            code = log_posterior(*each).exp()
             edge = torch.einsum("bnr,rsk->bnsk", code, one_hot)
-            losses.append(-edge.gather(-1, truth[..., None]).squeeze(-1).clamp(min=1e-12).log()[exists].mean())
+            log_score = edge.gather(-1, truth[..., None]).squeeze(-1).clamp(min=1e-12).log()[exists]
+            losses.append(-(counted * log_score).sum() / counted.sum())
+        if halves:
+            first, second = (log_posterior(*each) for each in halves)  # [B, N, R]
+            agreement = (first + second).logsumexp(-1)[scenes.entity_mask]
+            losses.append(-HALVES * agreement.mean() / types.shape[1])
         loss = torch.stack(losses).mean() + 1e-5 * weight.square().sum()
         loss.backward()
         return loss
@@ -76,56 +104,83 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int
         power.weight.copy_(weight.detach())
 
 
-def simulate_again(model: SceneModel, scenes: Scenes, structure: Tensor, *, seed: int) -> Scenes | None:
+def simulate_again(
+    model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Tensor | None = None, seed: int
+) -> Scenes | None:
     """Scenes from the learned laws: starts and structures of the training scenes, measurement noise of their residuals.
 
     Args:
         model: with fitted laws.
         scenes: training scenes, raw units.
         structure: long ``[G, E]``.
-        seed: fixes the choice of starts and the noise.
+        laws: see :func:`calibrate`.
+        seed: fixes the choice of starts and laws, and the noise.
 
     Returns:
         Scenes with known structure, or None where no frame shows all entities.
     """
     random = generator(seed, "simulate_again")
-    chosen = torch.randperm(scenes.num_scenes, generator=random)[:MAX_SCENES].tolist()
     complete = scenes.complete_frame
-    starts, structures, kept = [], [], []
-    for scene in chosen:
-        seen = complete[scene].nonzero().squeeze(-1)
-        if len(seen) == 0:
-            continue
-        for place in torch.rand(2, generator=random).tolist():
-            starts.append(scenes.trajectory[scene, seen[int(place * len(seen))]].double())
-            structures.append(structure[scenes.group_index[scene]])
-            kept.append(scene)
-    if not starts:
+    chosen = torch.randperm(scenes.num_scenes, generator=random)[:MAX_SCENES]
+    chosen = chosen[complete[chosen].any(-1)]
+    if len(chosen) == 0:
         return None
-    part = scenes[kept]
-    state, types = torch.stack(starts), torch.stack(structures)
+    dynamics = copy.deepcopy(model.impulse_parts[0])
     measured, process = residual_scales(model, scenes, structure)
-    with torch.no_grad():
+    paths = []
+    for _ in range(NUM_STARTS):
+        order = torch.rand(len(chosen), scenes.num_frames, generator=random)
+        frame = torch.where(complete[chosen], order, -1.0).argmax(-1)  # any of the complete ones
+        number = int(torch.randint(1 if laws is None else len(laws), (), generator=random))
+        if laws is not None:
+            dynamics.laws.set_splines(laws[number])
+        state, types = scenes.trajectory[chosen, frame].double(), structure[scenes.group_index[chosen]]
         frames = [state]
-        for _ in range(scenes.num_frames - 1):
-            state = rollout(model.dynamics, state, types, 1, edge_mask=part.edge_mask)[:, 0]
-            state = state + process * torch.randn(state.shape, generator=random, dtype=state.dtype)
-            frames.append(state)
+        with torch.no_grad():
+            for _ in range(scenes.num_frames - 1):
+                state = rollout(dynamics, state, types, 1, edge_mask=scenes.edge_mask[chosen])[:, 0]
+                state = state + process * torch.randn(state.shape, generator=random, dtype=state.dtype)
+                frames.append(state)
         path = torch.stack(frames, 1)
-        path = path + measured * torch.randn(path.shape, generator=random, dtype=path.dtype)
-    usable = path.isfinite().all(-1).all(-1).all(-1)
-    if not usable.any():
-        return None
+        paths.append(path + measured * torch.randn(path.shape, generator=random, dtype=path.dtype))
+    path, kept = torch.cat(paths), chosen.repeat(NUM_STARTS)
+    part, names = scenes[kept], tuple(map(str, range(len(kept))))
     named = replace(
         part,
         trajectory=torch.where(part.entity_mask[:, None, :, None], path, torch.zeros_like(path)),
         observation_mask=part.entity_mask[:, None, :].expand(-1, scenes.num_frames, -1),
-        scene_names=tuple(str(number) for number in range(len(kept))),
-        structure_group=tuple(str(number) for number in range(len(kept))),
-        edge_type=types * part.edge_mask,
+        scene_names=names,
+        structure_group=names,
+        edge_type=structure[scenes.group_index[kept]] * part.edge_mask,
         initial_state=None,
     )
-    return named[usable]
+    usable = path.isfinite().all(-1).all(-1).all(-1)
+    return named[usable] if usable.any() else None
+
+
+def some_of_each(dynamics: PairForces, scenes: Scenes) -> tuple[Scenes, Tensor]:
+    """Scenes with and without a path that is hard to follow, and how many each of them stands for, ``[B]``.
+
+    Few scenes have such paths, and what remains uncertain is often there: drawn alike, they would be too few to say how
+    sure one may be.
+
+    Args:
+        dynamics: with fitted laws.
+        scenes: in random order.
+    """
+    hard = torch.zeros(scenes.num_scenes, dtype=torch.bool)
+    if not dynamics.circular:
+        size = max(1, 60_000 // (scenes.num_frames * scenes.num_edges))
+        for part in torch.arange(scenes.num_scenes).split(size):
+            some = scenes[part]
+            hard[part] = (force_changes(dynamics, dynamics.features(some), some) > STIFF).flatten(1).any(-1)
+    first = hard.nonzero().squeeze(-1)[:MAX_HARD]
+    second = (~hard).nonzero().squeeze(-1)[: MAX_INFERRED - len(first)]
+    importance = torch.ones(scenes.num_scenes, dtype=torch.float64)
+    for part, all_of_them in ((first, hard), (second, ~hard)):
+        importance[part] = float(all_of_them.sum()) / max(1, len(part))
+    chosen = torch.cat([first, second])
+    return scenes[chosen], importance[chosen]
 
 
 def residual_scales(model: SceneModel, scenes: Scenes, structure: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Limits that are tried, from the largest force that occurs downwards, and the smallest as a share of it.
 NUM_LIMITS, SMALLEST = 12, 0.02
+#: How far in logarithm from a limit found before a new one is looked for.
+NEARBY = 0.1
 #: Frames that are looked at, at least and at most.
 MIN_FRAMES, MAX_FRAMES = 20, 600
 #: Gain in nats over all frames that a limit must bring, and its mean over scenes in standard errors. Laws were fitted
@@ -30,7 +32,7 @@ def fit_force_limit(dynamics: PairForces, scenes: Scenes, row: Tensor, structure
     """Set the limit of forces that explains the hard frames best, or none, in place.
 
     Args:
-        dynamics: with laws that are about right.
+        dynamics: with laws that are about right; a limit that it has is where the search begins.
         scenes: raw units.
         row: number of scene and frame of the frames to look at, long ``[R, 2]``.
         structure: long ``[B, E]``.
@@ -49,11 +51,14 @@ def fit_force_limit(dynamics: PairForces, scenes: Scenes, row: Tensor, structure
     def total(log_limit: float) -> float:
         return float(loss(math.exp(log_limit)).sum())
 
+    before = float(dynamics.force_limit)
     without = loss(math.inf)
-    largest = largest_force(dynamics, scenes, row, structure)
-    tried = torch.linspace(0, math.log(SMALLEST), NUM_LIMITS + 1)[1:].add(math.log(largest)).tolist()
-    best = min(tried, key=total)
-    width = -math.log(SMALLEST) / NUM_LIMITS
+    if math.isfinite(before):
+        best, width = math.log(before), NEARBY
+    else:
+        largest = largest_force(dynamics, scenes, row, structure)
+        tried = torch.linspace(0, math.log(SMALLEST), NUM_LIMITS + 1)[1:].add(math.log(largest)).tolist()
+        best, width = min(tried, key=total), -math.log(SMALLEST) / NUM_LIMITS
     found = minimize_scalar(total, bounds=(best - width, best + width), method="bounded", options={"xatol": 1e-3})
     limit = math.exp(found.x)
     gain = (without - loss(limit)).double()

@@ -35,7 +35,7 @@ from pyro_nri.scenes.scenes import Scenes
 #: Scenes that laws are fitted to; more of them change the law by less than its quadrature does.
 MAX_SCENES = 100
 #: Rounds along cubic paths, and rounds with integrated paths.
-NUM_ROUNDS = (2, 4)
+NUM_ROUNDS = (2, 8)
 #: Receivers with more codes than this take their most likely types instead of a draw.
 MAX_CODES = 4096
 
@@ -157,7 +157,7 @@ def _fit_round(
     if number == 0:
         fit_noise(noise, residual, own)
     penalty, slope = regression.penalty(design)
-    for _ in range(3):
+    for _ in range(3 if number < 3 else 1):  # later rounds begin where the one before ended
         weighted = flat * noise.precision(residual, own).flatten()[:, None]
         coefficient = regression.solve(weighted.T @ flat + penalty, weighted.T @ target.flatten() + slope)
         residual = target - design @ coefficient

@@ -1,0 +1,105 @@
+"""The power of the impulse likelihood: from simulated scenes, and from halves of scenes that contradict each other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pyro_nri.dynamics.integrated_paths import STIFF, force_changes
+from pyro_nri.learning import calibration
+from pyro_nri.learning.calibration import calibrate, residual_scales, simulate_again, some_of_each
+from pyro_nri.learning.laws import fit_laws
+from pyro_nri.model.spec import ModelSpec, build_model
+from pyro_nri.scenes.simulate import simulate
+
+
+def fitted(system, scenes):
+    """Pair forces whose laws were fitted to given structures."""
+    model = build_model(ModelSpec(2, dynamics="pair-forces"), torch.Generator().manual_seed(0))
+    model.fit_scaling(scenes)
+    fit_laws(model, scenes, structure=scenes.edge_type, seed=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def springs():
+    scenes = simulate("springs", 12, num_entities=4, num_frames=30, measurement_noise=0.01, seed=0)
+    return fitted("springs", scenes), scenes
+
+
+@pytest.fixture(scope="module")
+def charged():
+    scenes = simulate("charged", 12, num_entities=4, num_frames=30, seed=0)
+    return fitted("charged", scenes), scenes
+
+
+def test_measurement_noise_is_found_in_residuals(springs):
+    """Positions and velocities have the noise that was simulated, within a third; there is no process noise."""
+    model, scenes = springs
+    measured, process = residual_scales(model, scenes, scenes.edge_type)
+    assert ((measured / 0.01 - 1).abs() < 0.35).all()
+    assert (process < 0.01).all()
+
+
+def test_scenes_are_simulated_from_the_laws_given(springs):
+    model, scenes = springs
+    before = model.dynamics.laws.fitted_table.clone()
+    own = simulate_again(model, scenes, scenes.edge_type, seed=1)
+    assert own.num_scenes == len(scenes.scene_names) * calibration.NUM_STARTS
+    assert len(set(own.scene_names)) == own.num_scenes
+    again = simulate_again(model, scenes, scenes.edge_type, laws=model.dynamics.laws.splines[None], seed=1)
+    torch.testing.assert_close(again.trajectory, own.trajectory)
+    none = torch.zeros_like(model.dynamics.laws.splines)[None]
+    straight = simulate_again(model, scenes, scenes.edge_type, laws=none, seed=1).trajectory
+    velocity = straight[..., 2:].diff(dim=1).abs()  # no force, no walls: only measurement noise changes it
+    assert velocity.median() < 0.03
+    assert torch.equal(model.dynamics.laws.fitted_table, before)
+    groups = {tuple(each) for each in scenes.edge_type.tolist()}
+    assert {tuple(each) for each in own.edge_type.tolist()} == groups
+
+
+def test_hard_and_easy_scenes_stand_for_all(charged, monkeypatch):
+    model, scenes = charged
+    dynamics = model.dynamics
+    every = simulate_again(model, scenes, scenes.edge_type, seed=0)
+    hard = (force_changes(dynamics, dynamics.features(every), every) > STIFF).flatten(1).any(-1)
+    assert 0 < hard.sum() < len(hard)
+    monkeypatch.setattr(calibration, "MAX_HARD", 5)
+    monkeypatch.setattr(calibration, "MAX_INFERRED", 12)
+    some, importance = some_of_each(dynamics, every)
+    assert some.num_scenes == 12
+    kept = (force_changes(dynamics, dynamics.features(some), some) > STIFF).flatten(1).any(-1)
+    assert kept.sum() == 5
+    assert importance[kept].sum() == pytest.approx(float(hard.sum()))
+    assert importance[~kept].sum() == pytest.approx(float((~hard).sum()))
+
+
+def test_halves_that_contradict_each_other_lower_the_power(springs):
+    """The second half of each scene is taken from a scene of other structure: nothing else says that this is so."""
+    model, scenes = springs
+    other = scenes.trajectory.roll(1, 0)
+    middle = scenes.num_frames // 2
+    mixed = torch.cat([scenes.trajectory[:, :middle], other[:, middle:]], dim=1)
+    powers = []
+    for trajectory in (scenes.trajectory, mixed):
+        calibrate(model, replace(scenes, trajectory=trajectory), scenes.edge_type, seed=0)
+        features = model.dynamics.features(scenes)
+        powers.append(float(model.impulse_parts[2](features).median()))
+    assert powers[1] < 0.5 * powers[0]
+
+
+def test_one_or_two_frames_have_no_halves(springs):
+    model, scenes = springs
+    for number in (2, 3):
+        calibrate(model, scenes.frames(0, number), scenes.edge_type, seed=0)
+        assert model.impulse_parts[2].weight.isfinite().all()
+
+
+def test_scenes_without_a_complete_frame_leave_the_power(springs):
+    model, scenes = springs
+    model.impulse_parts[2].weight.fill_(0.25)
+    mask = scenes.observation_mask.clone()
+    mask[:, :, 0] = False
+    assert simulate_again(model, replace(scenes, observation_mask=mask), scenes.edge_type, seed=0) is None
+    calibrate(model, replace(scenes, observation_mask=mask), scenes.edge_type, seed=0)
+    assert (model.impulse_parts[2].weight == 0.25).all()
