@@ -1,6 +1,6 @@
 """How many scenes, how many frames and how little measurement noise do springs and charged particles need?
 
-    python analyses/data_efficiency.py [--jobs 2] [--only pair-forces] [--budget 0.5] [--num-test 200] [--seeds 3]
+    python analyses/data_efficiency.py [--jobs 2] [--only pair-forces] [--budget 1] [--num-test 200] [--seeds 3]
 
 Both dynamics with their default noise and the independent prior, trained without labels, three seeds, 200 held-out
 scenes, against
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-test", type=int, default=200, help="held-out scenes")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--budget", type=float, default=0.5, help="minutes of each training")
+    parser.add_argument("--budget", type=float, default=1.0, help="minutes of each training")
     parser.add_argument("--only", nargs="+", default=[], choices=[*SYSTEMS, *DYNAMICS, *PANELS], help="run a part")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, each on one thread")
     parser.add_argument("--smoke", action="store_true", help="a few small models, to see that it runs")

@@ -62,7 +62,7 @@ def main() -> None:
             table = likelihood if isinstance(likelihood, ReceiverTable) else None
             for name in moves:
                 target = StructureTarget(likelihood, prior)
-                proposal = make_proposal(name, prior, table=table, log_q=log_q(encoder, scenes), seed=0)
+                proposal = make_proposal(name, prior, likelihood=table, log_q=log_q(encoder, scenes), seed=0)
                 stream = Stream(0, keys(scenes.group_names), arguments.num_chains)
                 chains = Chains(target, proposal, stream, schedule=constant(), num_warmup=0)
                 chains.step()

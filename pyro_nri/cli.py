@@ -182,7 +182,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", required=True)
     sub.add_argument("--method", choices=["auto", "exact", "mcmc"], default="auto")
     sub.add_argument(
-        "--proposal", choices=["auto", "uniform", "neural", "exact"], default="auto", help="moves of the chains"
+        "--proposal",
+        choices=["auto", "uniform", "neural", "exact", "balanced", "delayed"],
+        default="auto",
+        help="moves of the chains",
     )
     sub.add_argument(
         "--likelihood",

@@ -46,8 +46,20 @@ ORDER: dict[str, Sequence[str]] = {
         *["impulse", "program", "spec"],
     ],
     "inference": [
-        *["streams", "draws", "exact", "encoder", "schedules", "metropolis", "target", "moves", "labels"],
-        *["proposals", "tempering", "delayed", "hidden", "evidence", "chains", "kernel", "run", "heldout"],
+        *[
+            "streams",
+            "draws",
+            "exact",
+            "encoder",
+            "schedules",
+            "metropolis",
+            "target",
+            "moves",
+            "labels",
+            "balanced",
+            "delayed",
+        ],
+        *["proposals", "tempering", "hidden", "evidence", "chains", "kernel", "run", "heldout"],
     ],
     "learning": [
         *["checkpoint", "objectives", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],

@@ -14,8 +14,10 @@ from pyro_nri.inference.schedules import Schedule, geometric
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.inference.tempering import Ladder, is_round
+from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
 from pyro_nri.model.structures import ChargesDistribution, StructureDistribution
+from pyro_nri.scenes.scenes import Scenes
 
 
 class Chains:
@@ -180,6 +182,7 @@ def make_chains(
     group_names: tuple[str, ...],
     proposal: str,
     log_q: Tensor | None,
+    surrogate: AbstractLikelihood | None = None,
     num_chains: int,
     num_warmup: int,
     start_temperature: float,
@@ -196,6 +199,7 @@ def make_chains(
         group_names: their G names, which key the random numbers.
         proposal: see :func:`make_proposal`.
         log_q: an encoder's log probabilities, ``[G, E, K]``, if there is one.
+        surrogate: a cheap likelihood of the same structures, if the other one does not factorise.
         num_chains: C.
         num_warmup: warm-up steps, annealed from ``start_temperature`` to 1 within their first half.
         start_temperature: temperature of the first step.
@@ -204,11 +208,10 @@ def make_chains(
         structure: see :class:`Chains`.
         number: see :class:`Chains`.
     """
-    table = likelihood if isinstance(likelihood, ReceiverTable) else None
     num_replicas = 1 if ladder is None else ladder.num_replicas
     return Chains(
         StructureTarget(likelihood, prior),
-        make_proposal(proposal, prior, table=table, log_q=log_q, seed=seed),
+        make_proposal(proposal, prior, likelihood=likelihood, log_q=log_q, surrogate=surrogate, seed=seed),
         Stream(seed, keys(group_names, prior.edge_mask.device), num_chains * num_replicas),
         schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
         num_warmup=num_warmup,
@@ -216,6 +219,16 @@ def make_chains(
         number=number,
         ladder=ladder,
     )
+
+
+def surrogate_of(
+    model: SceneModel, likelihood: AbstractLikelihood, scenes: Scenes, proposal: str
+) -> AbstractLikelihood | None:
+    """A cheap likelihood for moves that need one: where ``likelihood`` is not cached and the moves may be delayed."""
+    if likelihood.is_cached or proposal not in ("auto", "delayed"):
+        return None
+    with torch.no_grad():
+        return model.one_step_likelihood(scenes)
 
 
 def start_structures(target: StructureTarget, stream: Stream) -> Tensor:

@@ -8,10 +8,8 @@ from torch import Tensor
 from pyro_nri.inference.streams import Stream, categorical, generator
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, code_types, codes_of, structure_of
 from pyro_nri.model.structures import (
-    ChargesDistribution,
     EdgeDistribution,
     PairwiseDistribution,
-    SparseDistribution,
     StructureDistribution,
 )
 from pyro_nri.scenes import edges
@@ -175,41 +173,40 @@ def enumerate_posterior(
     return ListedPosterior(structures, log_joint, prior.num_edge_types)
 
 
-def edge_conditionals(table: ReceiverTable, prior: StructureDistribution, structure: Tensor) -> Tensor:
-    """Probability of each type at each edge given all other edges, by look-ups: ``[C, G, E, K]``.
+def edge_log_weights(
+    likelihood: AbstractLikelihood, prior: StructureDistribution, structure: Tensor, edge: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-likelihood and log prior of each type at some edges given all others, up to a constant for each edge.
 
-    Under a tied prior the two edges of a pair change together. Averaged over draws these conditionals are the
-    Rao-Blackwellised edge probabilities.
+    Under a tied prior the two edges of a pair change together.
 
     Args:
-        table: receiver log-likelihoods.
+        likelihood: of G structures.
         prior: prior of the G structures, not over labels.
         structure: long ``[C, G, E]``.
+        edge: numbers of M edges, long ``[C, G, M]``.
+
+    Returns:
+        Two times float64 ``[C, G, M, K]``; an edge with a padded end has type 0.
 
     Raises:
         ValueError: the prior is one over labels, where the other edges fix an edge.
     """
-    if isinstance(prior, ChargesDistribution):
+    if not isinstance(prior, PairwiseDistribution):
         raise ValueError("prior must leave each edge a choice given all others, found one over labels")
-    assert isinstance(prior, PairwiseDistribution)
-    num_types, num_edges = table.num_edge_types, structure.shape[-1]
-    num_entities = edges.num_entities_of(num_edges)
-    device = structure.device
-    codes = codes_of(structure, num_types)  # [C, G, N]
-    receiver, sender = edges.receivers(num_entities).to(device), edges.senders(num_entities).to(device)
-    # Place value of the edge's digit in its receiver's code: senders ascend, the first is most significant.
-    digit = sender - (sender > receiver).long()
-    place = num_types ** (num_entities - 2 - digit)  # [E]
-    base = codes[..., receiver] - structure * place  # code with type 0 at this edge, [C, G, E]
-    alternatives = base[..., None] + torch.arange(num_types, device=device) * place[:, None]  # [C, G, E, K]
-    rows = table.table[:, receiver].expand(*alternatives.shape[:-1], -1)  # [C, G, E, R]
-    weight = rows.gather(-1, alternatives)
-    log_prior = prior.edge_log_weight().detach().double()
+    weight = likelihood.edge_alternatives(structure, edge)
     if prior.tied:
-        weight = weight + weight[..., edges.reverse_edges(num_entities).to(device), :]
-    if isinstance(prior, SparseDistribution):
-        interacts = structure > 0
-        others = interacts.sum(-1, keepdim=True) // 2 - interacts.long()  # interacting pairs beside each edge's own
-        number = others[..., None] + (torch.arange(num_types, device=device) > 0)  # [C, G, E, K]
-        log_prior = log_prior + prior.count_log_weight(number.flatten(-2)).reshape(number.shape)
-    return (weight + log_prior).softmax(-1)
+        reverse = edges.reverse_edges(prior.num_entities).to(edge.device)
+        weight = weight + likelihood.edge_alternatives(structure, reverse[edge])
+    return weight, prior.conditional_log_weight(structure, edge)
+
+
+def edge_conditionals(likelihood: AbstractLikelihood, prior: StructureDistribution, structure: Tensor) -> Tensor:
+    """Probability of each type at each edge given all other edges: ``[C, G, E, K]``.
+
+    Averaged over draws these conditionals are the Rao-Blackwellised edge probabilities. Arguments and errors are those
+    of :func:`edge_log_weights`.
+    """
+    every = torch.arange(structure.shape[-1], device=structure.device).expand(structure.shape)
+    log_likelihood, log_prior = edge_log_weights(likelihood, prior, structure, every)
+    return (log_likelihood + log_prior).softmax(-1)

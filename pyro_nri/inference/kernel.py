@@ -7,7 +7,7 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
-from pyro_nri.inference.chains import Chains, make_chains
+from pyro_nri.inference.chains import Chains, make_chains, surrogate_of
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.model.program import SceneModel
 from pyro_nri.scenes.scenes import Scenes
@@ -25,7 +25,7 @@ class StructureKernel(MCMCKernel):
     Args:
         model: trained model; frozen here.
         num_chains: C.
-        proposal: "auto", "uniform", "neural" or "exact".
+        proposal: as for :func:`~pyro_nri.inference.run.infer`.
         encoder: the learned proposal.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
         start_temperature: temperature of the first warm-up step.
@@ -83,6 +83,7 @@ class StructureKernel(MCMCKernel):
             group_names=scenes.group_names,
             proposal=self.proposal,
             log_q=None if self.encoder is None else log_q(self.encoder, scenes),
+            surrogate=surrogate_of(self.model, likelihood, scenes, self.proposal),
             num_chains=self.num_chains,
             num_warmup=warmup_steps,
             start_temperature=self.start_temperature,

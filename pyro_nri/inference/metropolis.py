@@ -134,10 +134,35 @@ def step(
         ValueError: ``acceptance`` is unknown.
     """
     uniform = stream.uniform(number, proposal.num_uniforms + 1)
+    return advance(
+        state, uniform, number, proposal=proposal, target=target, temperature=temperature, acceptance=acceptance
+    )
+
+
+def advance(
+    state: State,
+    uniform: Tensor,
+    number: int,
+    *,
+    proposal: Proposal,
+    target: Target,
+    temperature: float | Tensor = 1.0,
+    acceptance: str = "metropolis",
+) -> tuple[State, Info]:
+    """:func:`step` with given random numbers.
+
+    Args:
+        state: where the chains are.
+        uniform: ``[C, G, num_uniforms + 1]`` in [0, 1), the first one for the acceptance.
+        number: number of the step.
+        proposal: see :func:`step`, as all others.
+        target: what is sampled.
+        temperature: of the likelihood.
+        acceptance: the rule.
+    """
     move = proposal.propose(state.latents, uniform[..., 1:], number, temperature)
     score = target(move.latents, state)
-    log_ratio = (score.log_likelihood - state.score.log_likelihood) / temperature
-    log_ratio = log_ratio + (score.log_prior - state.score.log_prior)
+    log_ratio = log_joint_ratio(score, state.score, temperature)
     if acceptance == "metropolis":
         log_ratio = log_ratio + move.log_reverse - move.log_forward
     elif acceptance != "annealing":
@@ -150,6 +175,11 @@ def step(
     chosen = Score(*(_choose(accepted, new, old) for new, old in zip(score, state.score, strict=True)))
     worse = proposed & (score.log_joint < state.score.log_joint)
     return State(latents, chosen), Info(proposed, accepted, worse, move.kind, temperature)
+
+
+def log_joint_ratio(new: Score, old: Score, temperature: float | Tensor) -> Tensor:
+    """How much likelier new latents are than old ones when the likelihood is tempered: ``[C, G]``."""
+    return (new.log_likelihood - old.log_likelihood) / temperature + (new.log_prior - old.log_prior)
 
 
 def _choose(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:

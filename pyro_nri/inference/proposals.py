@@ -5,13 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyro_nri.inference.balanced import BalancedEdge
+from pyro_nri.inference.delayed import Delayed
 from pyro_nri.inference.exact import code_log_prior
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
 from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
 from pyro_nri.inference.streams import Stream, categorical
-from pyro_nri.model.receivers import ReceiverTable, code_types, codes_of
+from pyro_nri.inference.target import StructureTarget
+from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, code_types, codes_of
 from pyro_nri.model.structures import (
     ChargesDistribution,
     PairwiseDistribution,
@@ -19,6 +22,11 @@ from pyro_nri.model.structures import (
     StructureDistribution,
 )
 from pyro_nri.scenes import edges
+
+#: Names that :func:`make_proposal` knows.
+PROPOSALS = ("auto", "uniform", "neural", "exact", "balanced", "delayed")
+#: Steps on the surrogate posterior in one delayed move.
+DELAYED_STEPS = 4
 
 
 class UniformEdge(AbstractProposal):
@@ -252,8 +260,10 @@ def make_proposal(
     name: str,
     prior: StructureDistribution,
     *,
-    table: ReceiverTable | None = None,
+    likelihood: AbstractLikelihood | None = None,
     log_q: Tensor | None = None,
+    surrogate: AbstractLikelihood | None = None,
+    scan: str = "turn",
     seed: int = 0,
 ) -> AbstractProposal:
     """A mixture of moves by name; each has a share of uniform moves and reaches every structure of the prior.
@@ -261,36 +271,54 @@ def make_proposal(
     Args:
         name: "uniform" (single edges and pairs; pairs alone under a tied prior; one label, and sometimes a draw of the
             prior, under one over labels), "neural" (receiver blocks or labels from an encoder, in turn), "exact"
-            (exact receiver blocks or labels, in turn), or "auto": all of these that can be had.
+            (exact receiver blocks or labels, in turn), "balanced" (locally balanced single edges; not under a prior
+            over labels), "delayed" (moves that a surrogate likelihood has accepted), or "auto": delayed ones where
+            there is a surrogate, else all others that can be had, balanced ones where there are no exact blocks.
         prior: prior of the G structures.
-        table: receiver log-likelihoods, for "exact".
+        likelihood: of the same structures: a receiver table for "exact", any for "balanced".
         log_q: an encoder's log probabilities, ``[G, E, K]``, for "neural".
+        surrogate: a cheap likelihood of the same structures, for "delayed".
+        scan: whether blocks take receivers and labels in "turn" or at "random".
         seed: seed of the choice between components.
 
     Raises:
         ValueError: the name is unknown, or what it needs is missing.
     """
-    if name not in ("auto", "uniform", "neural", "exact"):
-        raise ValueError(f"proposal must be auto, uniform, neural or exact, found {name!r}")
+    if name not in PROPOSALS:
+        raise ValueError(f"proposal must be one of {', '.join(PROPOSALS)}, found {name!r}")
+    table = likelihood if isinstance(likelihood, ReceiverTable) else None
     if name == "exact" and table is None:
         raise ValueError("exact blocks need a receiver table, and this likelihood has none")
+    if name == "balanced" and (likelihood is None or isinstance(prior, ChargesDistribution)):
+        raise ValueError("balanced moves need a likelihood and a prior that is not over labels")
     if name == "neural" and log_q is None:
         raise ValueError("the neural proposal needs an encoder, and the model has none")
+    if name == "delayed" and surrogate is None:
+        raise ValueError("delayed moves need a likelihood that does not factorise, and a surrogate for it")
+    if surrogate is not None and name in ("auto", "delayed"):
+        inner = make_proposal("auto", prior, likelihood=surrogate, log_q=log_q, scan="random", seed=seed)
+        delayed = Delayed(StructureTarget(surrogate, prior), inner, num_steps=DELAYED_STEPS)
+        uniform = make_proposal("uniform", prior, seed=seed)
+        return Mixture([delayed, uniform], [9.0, 1.0], seed=seed + 1)
     exact = table if name in ("auto", "exact") else None
     learned = log_q if name in ("auto", "neural") else None
     moves: list[tuple[AbstractProposal, float]] = []
     if isinstance(prior, ChargesDistribution):
         moves += [(UniformLabel(prior), 1.0), (PriorDraw(prior), 0.1)]
         if exact is not None:
-            moves.append((ExactLabel(prior, exact, scan="turn"), 3.0))
+            moves.append((ExactLabel(prior, exact, scan=scan), 3.0))
         if learned is not None:
-            moves.append((LabelBlock(prior, learned, scan="turn"), 1.0 if name == "auto" else 3.0))
+            moves.append((LabelBlock(prior, learned, scan=scan), 1.0 if name == "auto" else 3.0))
     else:
         moves.append((UniformPair(prior), 1.0))
         if not prior.tied:
             moves.append((UniformEdge(prior), 1.0))
         if exact is not None:
-            moves.append((ExactReceiver(prior, exact, scan="turn"), 3.0))
+            moves.append((ExactReceiver(prior, exact, scan=scan), 3.0))
         if learned is not None:
-            moves.append((ReceiverBlock(prior, learned, scan="turn"), 1.0 if name == "auto" else 3.0))
+            moves.append((ReceiverBlock(prior, learned, scan=scan), 1.0 if name == "auto" else 3.0))
+        if name == "balanced" or (name == "auto" and table is None and likelihood is not None and likelihood.is_cached):
+            assert likelihood is not None
+            if prior.num_edge_types > 1:
+                moves.append((BalancedEdge(prior, likelihood), 8.0))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pyro_nri.inference.chains import make_chains
+from pyro_nri.inference.chains import make_chains, surrogate_of
 from pyro_nri.inference.draws import Draws, append_draws, concatenate_draws
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
@@ -54,7 +54,8 @@ def infer(
         method: "exact" (enumeration, with independent draws), "mcmc" (Metropolis chains), or "auto": exact where it
             fits.
         encoder: the learned proposal, if there is one.
-        proposal: "auto", "uniform", "neural" or "exact": which moves the chains make.
+        proposal: which moves the chains make: "auto", "uniform", "neural", "exact", "balanced" or "delayed", see
+            :func:`~pyro_nri.inference.proposals.make_proposal`.
         likelihood: "impulse", "forward" or "auto": which likelihood of pair forces, see
             :meth:`SceneModel.likelihood`; other models have the forward one.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
@@ -146,6 +147,7 @@ def infer(
         group_names=scenes.group_names,
         proposal=proposal,
         log_q=None if encoder is None else log_q(encoder, scenes),
+        surrogate=surrogate_of(model, evaluated, scenes, proposal),
         num_chains=num_chains,
         num_warmup=num_warmup,
         start_temperature=start_temperature,

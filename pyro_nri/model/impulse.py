@@ -25,6 +25,7 @@ from pyro_nri.model.receivers import (
     ReceiverTable,
     grouped_table,
     num_codes,
+    places_of_edges,
     structure_of,
     sums_of_codes,
 )
@@ -264,24 +265,20 @@ class GramLikelihood(AbstractLikelihood):
         quadratic = torch.einsum("cgna,gnab,cgnb->cgn", one_hot, self.gram, one_hot)
         return self.constant + torch.einsum("cgna,gna->cgn", one_hot, self.linear) - quadratic / 2
 
-    def flip_terms(self, structure: Tensor) -> Tensor:
-        """Change of the log-likelihood if one edge took another type, for every edge and type: ``[C, G, E, K]``."""
+    def edge_alternatives(self, structure: Tensor, edge: Tensor) -> Tensor:
         num_entities = edges.num_entities_of(structure.shape[-1])
-        one_hot = self._one_hot(structure)
-        slope = self.linear - torch.einsum("gnab,cgnb->cgna", self.gram, one_hot)  # [C, G, N, (N - 1) K]
-        shape = (*slope.shape[:-1], num_entities - 1, self.num_edge_types)
-        slope, one_hot = slope.view(shape), one_hot.view(shape)
-        own = self.gram.view(*self.gram.shape[:2], *(shape[-2:] * 2))
-        own = own.diagonal(dim1=2, dim2=4).movedim(-1, 2)  # [G, N, N - 1, K, K]
-        before = (slope * one_hot).sum(-1, keepdim=True)
-        diagonal = own.diagonal(dim1=-2, dim2=-1)
-        cross = torch.einsum("gnskl,cgnsl->cgnsk", own, one_hot)
-        current = (diagonal * one_hot).sum(-1, keepdim=True)
-        # From type l to k: slope_k - slope_l - (G_kk - 2 G_kl + G_ll) / 2.
-        change = slope - before - (diagonal - 2 * cross + current) / 2
-        result = change.new_empty(*structure.shape, self.num_edge_types)
-        result[..., edges.incoming_edges(num_entities).reshape(-1).to(structure.device), :] = change.flatten(-3, -2)
-        return result
+        receiver, place = places_of_edges(num_entities, edge)  # [C, G, M]
+        group = torch.arange(edge.shape[1], device=edge.device)[:, None]
+        size = self.num_edge_types
+        block = place[..., None] * size + torch.arange(size, device=edge.device)  # columns of the edge, [C, G, M, K]
+        one_hot = self._one_hot(structure).gather(2, receiver[..., None].expand(-1, -1, -1, self.gram.shape[-1]))
+        rows = self.gram[group[..., None], receiver[..., None], block]  # [C, G, M, K, (N - 1) K]
+        slope = self.linear[group[..., None], receiver[..., None], block]
+        slope = slope - torch.einsum("cgmka,cgma->cgmk", rows, one_hot)
+        own = rows.gather(-1, block[..., None, :].expand(*block.shape, size))  # [C, G, M, K, K]
+        now = one_hot.gather(-1, block)
+        # With the edge's own part taken out, type k adds slope_k + (G now)_k - G_kk / 2.
+        return slope + torch.einsum("cgmkl,cgml->cgmk", own, now) - own.diagonal(dim1=-2, dim2=-1) / 2
 
     def _one_hot(self, structure: Tensor) -> Tensor:
         num_entities = edges.num_entities_of(structure.shape[-1])

@@ -1,5 +1,7 @@
 """The Pyro program of a batch of scenes, and its tensor twin."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -351,6 +353,25 @@ class SceneModel(PyroModule):
         if cache == "table":
             return receiver_table(self.dynamics, self.noise, prepared, context)
         return message_cache(self.dynamics, self.noise, prepared, context)
+
+    def one_step_likelihood(self, scenes: Scenes) -> AbstractLikelihood:
+        """A cached likelihood of one step that is close to one that does not factorise: a surrogate, no density.
+
+        For pair forces the impulse likelihood, else the density with horizon 1 under the same noise.
+
+        Args:
+            scenes: B scenes in G groups.
+
+        Raises:
+            ValueError: there are hidden entities.
+        """
+        if self.impulse_noise is None:
+            one_step = copy.copy(self)
+            one_step.horizon = 1
+            return one_step.likelihood(scenes)
+        fits = num_codes(self.num_edge_types, scenes.num_entities) <= MAX_TABLE_CODES
+        precise = self.prepare(scenes).to(torch.float64, self.score_scale.device)
+        return (impulse_table if fits else impulse_cache)(*self.impulse_parts, precise)
 
     def predict(self, scenes: Scenes, structure: Tensor, *, start: int, num_steps: int) -> Tensor:
         """Mean path from an observed frame on: a rollout without noise.

@@ -54,6 +54,13 @@ def _places(num_edge_types: int, num_entities: int) -> Tensor:
     return num_edge_types ** torch.arange(num_entities - 2, -1, -1)
 
 
+def places_of_edges(num_entities: int, edge: Tensor) -> tuple[Tensor, Tensor]:
+    """Receiver of each edge, and the place of its sender among the receiver's senders; both as ``edge``."""
+    receiver = edges.receivers(num_entities).to(edge.device)[edge]
+    sender = edges.senders(num_entities).to(edge.device)[edge]
+    return receiver, sender - (sender > receiver).long()
+
+
 class AbstractLikelihood(ABC):
     """Log-likelihood of structures of G groups of scenes under frozen modules.
 
@@ -62,11 +69,14 @@ class AbstractLikelihood(ABC):
         edge_mask: existing edges of each group, bool ``[G, E]``.
         is_density: whether this is the density of the frames given frame 0. A composite likelihood is not: under one
             fixed law and noise it may rank structures and their priors, and nothing else.
+        is_cached: whether what structures have in common was computed once, so that :meth:`edge_alternatives` costs
+            about as much as one evaluation of a structure.
     """
 
     num_edge_types: int
     edge_mask: Tensor
     is_density: bool = True
+    is_cached: bool = True
 
     @abstractmethod
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -80,6 +90,23 @@ class AbstractLikelihood(ABC):
     def log_likelihood(self, structure: Tensor) -> Tensor:
         """Log-likelihood ``[C, G]`` of structures ``[C, G, E]``."""
         return self.receiver_terms(structure).sum(-1)
+
+    def edge_alternatives(self, structure: Tensor, edge: Tensor) -> Tensor:
+        """Log-likelihood if one of some edges alone took each type, up to a constant for each edge.
+
+        Args:
+            structure: long ``[C, G, E]``.
+            edge: numbers of M edges, long ``[C, G, M]``.
+
+        Returns:
+            float64 ``[C, G, M, K]``; meaningless where an end of an edge is padding.
+        """
+        every = []
+        for number in range(edge.shape[-1]):
+            one = edge[..., number, None]
+            each = [structure.scatter(-1, one, k) for k in range(self.num_edge_types)]
+            every.append(self.log_likelihood(torch.cat(each)).unflatten(0, (self.num_edge_types, -1)))
+        return torch.stack(every, -1).movedim(0, -1)
 
 
 class ReceiverTable(AbstractLikelihood):
@@ -101,6 +128,16 @@ class ReceiverTable(AbstractLikelihood):
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
         codes = codes_of(structure, self.num_edge_types)  # [C, G, N]
         return self.table.expand(*codes.shape, -1).gather(-1, codes[..., None]).squeeze(-1)
+
+    def edge_alternatives(self, structure: Tensor, edge: Tensor) -> Tensor:
+        num_types, num_entities = self.num_edge_types, self.table.shape[1]
+        receiver, digit = places_of_edges(num_entities, edge)
+        place = num_types ** (num_entities - 2 - digit)
+        codes = codes_of(structure, num_types)  # [C, G, N]
+        base = codes.gather(-1, receiver) - structure.gather(-1, edge) * place  # with type 0 at this edge
+        alternatives = base[..., None] + torch.arange(num_types, device=edge.device) * place[..., None]
+        group = torch.arange(edge.shape[1], device=edge.device)[:, None, None]
+        return self.table[group, receiver[..., None], alternatives]
 
 
 class MessageCache(AbstractLikelihood):
@@ -146,6 +183,27 @@ class MessageCache(AbstractLikelihood):
             types = incoming[chain, group, receiver]  # [R, N - 1]
             value = self._evaluate(scene, receiver, types)
             terms.index_put_((chain, group, receiver), value, accumulate=True)
+        return terms
+
+    def edge_alternatives(self, structure: Tensor, edge: Tensor) -> Tensor:
+        num_entities, num_types = self.scenes.num_entities, self.num_edge_types
+        receiver, sender = places_of_edges(num_entities, edge)  # [C, G, M]
+        incoming = structure.long()[..., edges.incoming_edges(num_entities).to(structure.device)]  # [C, G, N, N - 1]
+        terms = self.messages.new_zeros((*edge.shape, num_types), dtype=torch.float64)
+        rows = torch.ones_like(edge[:, self.scenes.group_index], dtype=torch.bool).nonzero()  # chain, scene, number
+        size = max(1, self.messages[0, 0].numel() // num_types + self.messages[0, 0, 0].numel())
+        with torch.no_grad():
+            for part in rows.split(max(1, CHUNK_FLOATS // size)):
+                chain, scene, number = part.unbind(-1)
+                group = self.scenes.group_index[scene]
+                into, place = receiver[chain, group, number], sender[chain, group, number]
+                types = incoming[chain, group, into]  # [R, N - 1]
+                chosen = self.messages[scene[:, None], into[:, None], torch.arange(num_entities - 1), types]
+                others = chosen.sum(1) - chosen[torch.arange(len(part)), place]  # [R, T - 1, M]
+                tried = (others[:, None] + self.messages[scene, into, place]).flatten(0, 1)  # [R K, T - 1, M]
+                value = self.score(scene.repeat_interleave(num_types), into.repeat_interleave(num_types), tried)
+                value = value.double().sum(-1).view(-1, num_types)
+                terms.index_put_((chain, group, number), value, accumulate=True)
         return terms
 
     def _evaluate(self, scene: Tensor, receiver: Tensor, types: Tensor) -> Tensor:

@@ -102,6 +102,20 @@ class EdgeDistribution(StructureDistribution):
         """Log weight of each type at each edge, ``[*batch, E, K]``: [0, -inf, ...] where an end is padding."""
         return _masked_weight(self.type_log_weight, self.edge_mask)
 
+    def conditional_log_weight(self, structure: Tensor, edge: Tensor) -> Tensor:
+        """Log prior of each type at some edges given all others, up to a constant for each edge.
+
+        If the prior is tied, the reverse edge takes the type too.
+
+        Args:
+            structure: long ``[C, G, E]``, one for each element of a batch ``[G]``.
+            edge: numbers of M edges, long ``[C, G, M]``.
+
+        Returns:
+            float64 ``[C, G, M, K]``.
+        """
+        return _at_edges(self.edge_log_weight(), edge)
+
     def from_uniform(self, uniform: Tensor) -> Tensor:
         cumulative = self.type_log_weight.detach().double().exp().cumsum(0)[:-1].contiguous()
         drawn = torch.searchsorted(cumulative, uniform.double().contiguous(), right=True)
@@ -171,6 +185,14 @@ class SparseDistribution(StructureDistribution):
         beta = (a + number).lgamma() + (b + rest.clamp(min=0)).lgamma() - (a + b + total).lgamma()
         beta = beta - (a.lgamma() + b.lgamma() - (a + b).lgamma())
         return torch.where(rest >= 0, beta, torch.full_like(beta, -torch.inf))
+
+    def conditional_log_weight(self, structure: Tensor, edge: Tensor) -> Tensor:
+        """As :meth:`EdgeDistribution.conditional_log_weight`; it counts the interacting pairs among the others."""
+        interacts = structure > 0
+        others = interacts.sum(-1, keepdim=True) // 2 - interacts.gather(-1, edge).long()  # [C, G, M]
+        number = others[..., None] + (torch.arange(self.num_edge_types, device=edge.device) > 0)  # [C, G, M, K]
+        counted = self.count_log_weight(number.flatten(-2)).reshape(number.shape)
+        return _at_edges(self.edge_log_weight(), edge) + counted
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
         """Pair after pair from its conditional given the pairs before (Pólya's urn), by inversion.
@@ -287,6 +309,12 @@ def _masked_weight(weight: Tensor, edge_mask: Tensor) -> Tensor:
     absent = torch.full_like(weight, -torch.inf)
     absent[0] = 0
     return torch.where(edge_mask[..., None], weight, absent)
+
+
+def _at_edges(weight: Tensor, edge: Tensor) -> Tensor:
+    """Log weights of the types ``[G, E, K]`` at edges ``[C, G, M]``: ``[C, G, M, K]``."""
+    group = torch.arange(len(weight), device=edge.device)[:, None]
+    return weight.detach().double()[group, edge]
 
 
 def _first_edges(num_entities: int, device: torch.device) -> Tensor:

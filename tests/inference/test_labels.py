@@ -125,7 +125,7 @@ def test_chains_never_leave_the_support():
         start = prior.from_uniform(torch.rand(50, 2, 12, generator=torch.Generator().manual_seed(3)).double())
         state = metropolis.init({"edge_type": start}, target)
         stream = Stream(1, keys(["a", "b"]), 50)
-        proposal = make_proposal("auto", prior, table=table, log_q=torch.zeros(2, 12, 2).double())
+        proposal = make_proposal("auto", prior, likelihood=table, log_q=torch.zeros(2, 12, 2).double())
         for number in range(60):
             state, _ = metropolis.step(state, stream, number, proposal=proposal, target=target)
             assert state.score.log_joint.isfinite().all()

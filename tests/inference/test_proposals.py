@@ -17,7 +17,8 @@ from pyro_nri.inference.proposals import (
     make_proposal,
 )
 from pyro_nri.model.priors import make_prior
-from pyro_nri.model.receivers import ReceiverTable
+from pyro_nri.model.receivers import MessageCache, ReceiverTable
+from pyro_nri.scenes.scenes import Scenes
 
 PAIRS = [(i, j) for i in range(4) for j in range(4) if i != j]
 #: Three groups of four entities: all, without entity 1, only 0 and 3.
@@ -218,15 +219,32 @@ def test_names(name):
         assert len(set(names)) == len(names)
         return set(names)
 
-    assert moves("uniform") == moves("uniform", table=table, log_q=log_q) == single
-    assert moves("neural", log_q=log_q) == moves("neural", table=table, log_q=log_q) == {block} | single
-    assert moves("exact", table=table) == moves("exact", table=table, log_q=log_q) == {exact} | single
+    both = {"likelihood": table, "log_q": log_q}
+    assert moves("uniform") == moves("uniform", **both) == single
+    assert moves("neural", log_q=log_q) == moves("neural", **both) == {block} | single
+    assert moves("exact", likelihood=table) == moves("exact", **both) == {exact} | single
     assert moves("auto") == single
     assert moves("auto", log_q=log_q) == {block} | single
-    assert exact in moves("auto", table=table, log_q=log_q)
+    assert exact in moves("auto", **both)
+    cached = MessageCache(
+        torch.zeros(3, 1, 4, 3, 2, 1).double(),
+        lambda *_: None,
+        Scenes.from_arrays(torch.zeros(3, 2, 4, 2)),
+        is_density=True,
+    )
+    if name == "charges":
+        assert moves("auto", likelihood=cached) == single
+        with pytest.raises(ValueError, match="balanced moves need a likelihood and a prior that is not over labels"):
+            make_proposal("balanced", made, likelihood=table)
+    else:
+        assert moves("balanced", **both) == moves("auto", likelihood=cached) == {"balanced_edge"} | single
+    with pytest.raises(ValueError, match="balanced moves need a likelihood"):
+        make_proposal("balanced", made)
     with pytest.raises(ValueError, match="needs an encoder"):
         make_proposal("neural", made)
     with pytest.raises(ValueError, match="need a receiver table"):
         make_proposal("exact", made)
-    with pytest.raises(ValueError, match="proposal must be auto, uniform, neural or exact, found 'magic'"):
+    with pytest.raises(
+        ValueError, match="proposal must be one of auto, uniform, neural, exact, balanced, found 'magic'"
+    ):
         make_proposal("magic", made)

@@ -18,6 +18,7 @@ import torch
 from scipy import integrate, stats
 
 from pyro_nri.inference import metropolis
+from pyro_nri.inference.balanced import BalancedEdge
 from pyro_nri.inference.encoder import Encoder
 from pyro_nri.inference.encoder import log_q as encoder_log_q
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
@@ -184,6 +185,20 @@ class Problem:
             choices.append(matrix)
         return choices
 
+    def balanced_choices(self, temperature):
+        """One receiver; each other type of one of its incoming edges in proportion to t / (1 + t), t the ratio."""
+        posterior = self.posterior(temperature)
+        choices = []
+        for j in range(3):
+            matrix = self.empty()
+            for z in self.structures:
+                others = [(e, k) for e in self.incoming[j] for k in range(self.num_types) if k != z[e]]
+                new = [self.number[self.changed(z, {e: k})] for e, k in others]
+                ratio = posterior[new] / posterior[self.number[z]]
+                matrix[self.number[z], new] = ratio / (1 + ratio) / (ratio / (1 + ratio)).sum()
+            choices.append(matrix)
+        return choices
+
     def prior_choices(self):
         return [np.tile(self.prior_probability, (len(self.structures), 1))]
 
@@ -320,6 +335,7 @@ def build(name, prior_name, num_types, temperature):
         ReceiverBlock(prior, log_q, floor=floor, scan=scan),
         Component(problem.block_choices(log_q, floor), scan == "turn"),
     )
+    balanced = (BalancedEdge(prior, table), Component(problem.balanced_choices(temperature)))
     if name.startswith("mixture"):
         parts = [(UniformEdge(prior), Component(edge())), single[-1], block, exact]
         weights = (1.0, 2.0, 1.5, 0.5)
@@ -332,16 +348,19 @@ def build(name, prior_name, num_types, temperature):
             "uniform_pair": Component(pair()),
             "receiver_block": Component(problem.block_choices(log_q, 0.05), turn=True),
             "exact_receiver": Component(problem.exact_choices(temperature), turn=True),
+            "balanced_edge": balanced[1],
         }
         return made_case(name, problem, log_q, by_name, temperature)
-    chosen = {"edge": single[0], "pair": single[-1], "exact": exact, "block": block}[name.split()[0]]
+    chosen = {"edge": single[0], "pair": single[-1], "exact": exact, "block": block, "balanced": balanced}[
+        name.split()[0]
+    ]
     return Case(problem, chosen[0], [chosen[1]], temperature)
 
 
 def made_case(name, problem, log_q, by_name, temperature):
     """Which moves, in which order and how often is up to the library; that the mixture is right is not."""
     _, kind = name.split()
-    proposal = make_proposal(kind, problem.prior, table=problem.table, log_q=log_q, seed=4)
+    proposal = make_proposal(kind, problem.prior, likelihood=problem.table, log_q=log_q, seed=4)
     components = [by_name[move] for move in proposal.move_names]
     counts = np.bincount([proposal.component(step) for step in range(1000)], minlength=len(components))
     return Case(problem, proposal, components, temperature, tuple(counts / 1000), exact_weights=False)
@@ -357,17 +376,22 @@ NAMES = [
     "block asymmetric",
     "exact",
     "exact turn",
+    "balanced",
     "mixture",
     "mixture turn",
     "make uniform",
     "make neural",
     "make exact",
+    "make balanced",
     "make auto",
 ]
 CASES = [(name, prior, 2) for name in NAMES for prior in ("independent", "symmetric")]
 CASES += [("pair", "symmetric", 3), ("mixture", "symmetric", 3), ("make exact", "symmetric", 3)]
-CASES += [(name, "sparse", 2) for name in ("make uniform", "make neural", "make exact", "make auto", "exact")]
-CASES += [("make exact", "sparse", 3), ("block asymmetric", "sparse", 3)]
+CASES += [
+    (name, "sparse", 2) for name in ("make uniform", "make neural", "make exact", "make auto", "exact", "balanced")
+]
+CASES += [("make exact", "sparse", 3), ("block asymmetric", "sparse", 3), ("make balanced", "sparse", 3)]
+CASES += [("balanced", "symmetric", 3)]
 LABEL_NAMES = ["label", "draw", "label_block encoder", "label_block floor 0 turn", "exact_label", "exact_label turn"]
 CASES += [(name, "charges of four", 2) for name in LABEL_NAMES]
 CASES += [(name, "one attracts", 2) for name in ("label", "label_block asymmetric", "exact_label")]
@@ -452,7 +476,7 @@ def test_reported_probabilities(any_case, temperature):
         before, after, forward, reverse, kind = propose(case, every, step, 20, seed=step)
         assert kind == number
         assert case.proposal.move_names[kind] in (
-            *("uniform_edge", "uniform_pair", "receiver_block", "exact_receiver"),
+            *("uniform_edge", "uniform_pair", "receiver_block", "exact_receiver", "balanced_edge"),
             *("uniform_label", "prior_draw", "label_block", "exact_label"),
         )
         if case.proposal.move_names[kind] == "uniform_edge" and case.problem.tied:

@@ -387,25 +387,33 @@ def test_gram_form_is_the_gaussian_likelihood(options, what):
 
 @pytest.mark.parametrize("num_types", [2, 3])
 @pytest.mark.parametrize("groups", [None, ["a", "b", "a", "a"]])
-def test_flips_are_differences(num_types, groups):
-    """Every edge and every type it could take, against two evaluations."""
+def test_alternatives_of_an_edge(num_types, groups):
+    """Every edge and every type it could take, against two evaluations, for the Gram matrices and for the others."""
     scenes = charges(groups=groups, padded=() if groups else [1])
-    gram, _, _ = gram_of(make_model(scenes, num_types), scenes)
+    model = make_model(scenes, num_types)
+    gram, _, _ = gram_of(model, scenes)
     shape = (4, scenes.num_groups, 6)
     structure = torch.randint(num_types, shape, generator=torch.Generator().manual_seed(0))
-    flips = gram.flip_terms(structure)
-    assert flips.shape == (*shape, num_types)
-    before = gram.receiver_terms(structure)
-    for e, (_, j) in enumerate(ordered_pairs(3)):
-        for k in range(num_types):
+    for likelihood in (
+        gram,
+        model.likelihood(scenes, cache="table"),
+        model.likelihood(scenes, cache="messages"),
+        model.likelihood(scenes, kind="forward"),
+    ):
+        structure = structure * likelihood.edge_mask
+        edge = torch.tensor([4, 0, 3, 3]).expand(*shape[:2], 4)  # any order, repeated
+        found = likelihood.edge_alternatives(structure, edge)
+        assert found.shape == (*shape[:2], 4, num_types)
+        every = torch.arange(6).expand(shape)
+        found = likelihood.edge_alternatives(structure, every)
+        found = found - found.gather(-1, structure[..., None])
+        before = likelihood.receiver_terms(structure)
+        for e, k in itertools.product(range(6), range(num_types)):
             after = structure.clone()
             after[..., e] = k
-            change = gram.receiver_terms(after) - before
-            torch.testing.assert_close(flips[..., e, k], change.sum(-1), rtol=1e-8, atol=1e-7)
-            rest = [n for n in range(3) if n != j]
-            assert not change[..., rest].any()  # no other receiver feels it
-    own = flips.gather(-1, structure[..., None])
-    torch.testing.assert_close(own, torch.zeros_like(own), rtol=0, atol=1e-8)
+            change = (likelihood.receiver_terms(after) - before).sum(-1)
+            exists = likelihood.edge_mask[:, e]
+            torch.testing.assert_close(found[:, exists, e, k], change[:, exists], rtol=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", ["student_t", "geometric"])
