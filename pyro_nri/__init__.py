@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyro_nri.learning.checkpoint import load_checkpoint, save_checkpoint
     from pyro_nri.model.program import SceneModel
     from pyro_nri.model.spec import ModelSpec
+    from pyro_nri.posterior.convergence import chain_modes, check, graph_distance_ess, split_frequencies
     from pyro_nri.posterior.convert import to_datatree
     from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
     from pyro_nri.posterior.frames import edges_frame, structures_frame
@@ -37,12 +38,15 @@ _HOME = {
     "SceneModel": "model.program",
     "Scenes": "scenes.scenes",
     "StructureKernel": "inference.kernel",
+    "chain_modes": "posterior.convergence",
+    "check": "posterior.convergence",
     "compare_models": "posterior.selection",
     "compare_priors": "posterior.marginals",
     "diagnostics_frame": "posterior.diagnostics",
     "edges_frame": "posterior.frames",
     "fit": "fitting",
     "from_dataframe": "scenes.readers",
+    "graph_distance_ess": "posterior.convergence",
     "indicators": "posterior.probability",
     "infer": "inference.run",
     "laws_frame": "posterior.laws",
@@ -55,6 +59,7 @@ _HOME = {
     "save_checkpoint": "learning.checkpoint",
     "score": "posterior.scores",
     "simulate": "scenes.simulate",
+    "split_frequencies": "posterior.convergence",
     "structures_frame": "posterior.frames",
     "summarize": "posterior.diagnostics",
     "to_datatree": "posterior.convert",
@@ -68,12 +73,15 @@ __all__ = [
     "SceneModel",
     "Scenes",
     "StructureKernel",
+    "chain_modes",
+    "check",
     "compare_models",
     "compare_priors",
     "diagnostics_frame",
     "edges_frame",
     "fit",
     "from_dataframe",
+    "graph_distance_ess",
     "indicators",
     "infer",
     "laws_frame",
@@ -86,6 +94,7 @@ __all__ = [
     "save_checkpoint",
     "score",
     "simulate",
+    "split_frequencies",
     "structures_frame",
     "summarize",
     "to_datatree",

@@ -1,6 +1,7 @@
 """The commands that read a posterior or a model and say what is in it: paths, scores, tables, laws."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ import xarray as xr
 
 from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.learning.checkpoint import Checkpoint, load_checkpoint
-from pyro_nri.posterior.convert import scenes_of
+from pyro_nri.posterior.convergence import check
+from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.diagnostics import diagnostics_frame
 from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
 from pyro_nri.posterior.law_plots import write_law_plot
@@ -108,6 +110,32 @@ def export(arguments: argparse.Namespace) -> dict[str, Any]:
         write_frame(frame(tree), path)
         written.append(str(path))
     return {"wrote": written}
+
+
+def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Whether to trust a run and what to do if not, and a table of its scenes."""
+    tree = _read_posterior(arguments.posterior)
+    found, size = check(tree), group(tree, "sample_stats").sizes
+    table = found.table
+    result: dict[str, Any] = {
+        "verdict": found.verdict,
+        "passed": found.passed,
+        "problems": list(found.problems),
+        "advice": list(found.advice),
+        "method": str(tree.attrs["method"]),
+        "num_scenes": len(table),
+        "num_chains": size["chain"],
+        "num_draws": size["draw"],
+        **{name: int(table[name].sum()) for name in ("num_edges", "num_moving", "num_disagreeing")},
+        "scenes_with_several_modes": int((table["num_modes"] > 1).sum()),
+    }
+    for name, worst in (("r_hat_max", "max"), ("max_deviation", "max"), ("ess_min", "min"), ("graph_ess_min", "min")):
+        value = float(table[name].agg(worst))
+        result[name] = None if math.isnan(value) else value
+    if arguments.out is not None:
+        write_frame(table, arguments.out)
+        result["wrote"] = arguments.out
+    return result
 
 
 def laws(arguments: argparse.Namespace) -> dict[str, Any]:

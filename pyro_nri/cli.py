@@ -183,7 +183,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--method", choices=["auto", "exact", "mcmc"], default="auto")
     sub.add_argument(
         "--proposal",
-        choices=["auto", "uniform", "neural", "exact", "balanced", "delayed"],
+        choices=["auto", "uniform", "neural", "exact", "balanced", "rounds", "delayed"],
         default="auto",
         help="moves of the chains",
     )
@@ -225,6 +225,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("posterior")
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--format", choices=["csv", "parquet"], default="csv")
+
+    sub = command("diagnose", "say whether to trust a posterior, and what to do if not")
+    sub.add_argument("posterior")
+    sub.add_argument("--out", type=output_file, help="table of the scenes, .csv or .parquet")
 
     sub = command("laws", "write the learned force laws as a table, and draw them")
     sub.add_argument("model", help="model file with pair forces")

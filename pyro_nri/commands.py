@@ -302,7 +302,7 @@ def demo(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
-    run.__name__: run for run in (simulate, train, infer, answers.export, answers.laws, demo)
+    run.__name__: run for run in (simulate, train, infer, answers.export, answers.diagnose, answers.laws, demo)
 }
 COMMANDS["predict"] = functools.partial(answers.predict, read=_read)
 COMMANDS["score"] = functools.partial(answers.score, read=_read)
