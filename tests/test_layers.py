@@ -42,7 +42,7 @@ ORDER: dict[str, Sequence[str]] = {
         *["integrated_paths", "rollout"],
     ],
     "model": [
-        *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "receivers", "direct"],
+        *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
         *["impulse", "program", "spec"],
     ],
     "inference": [
@@ -58,6 +58,7 @@ ORDER: dict[str, Sequence[str]] = {
             "labels",
             "balanced",
             "rounds",
+            "sequential",
             "delayed",
         ],
         *["proposals", "tempering", "hidden", "evidence", "chains", "kernel", "run", "heldout"],

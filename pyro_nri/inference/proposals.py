@@ -12,6 +12,8 @@ from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, Uniform
 from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
 from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
+from pyro_nri.inference.rounds import EdgeRound
+from pyro_nri.inference.sequential import SequentialBlock
 from pyro_nri.inference.streams import Stream, categorical
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, code_types, codes_of
@@ -24,7 +26,7 @@ from pyro_nri.model.structures import (
 from pyro_nri.scenes import edges
 
 #: Names that :func:`make_proposal` knows.
-PROPOSALS = ("auto", "uniform", "neural", "exact", "balanced", "delayed")
+PROPOSALS = ("auto", "uniform", "neural", "exact", "balanced", "rounds", "delayed")
 #: Steps on the surrogate posterior in one delayed move.
 DELAYED_STEPS = 4
 
@@ -271,11 +273,14 @@ def make_proposal(
     Args:
         name: "uniform" (single edges and pairs; pairs alone under a tied prior; one label, and sometimes a draw of the
             prior, under one over labels), "neural" (receiver blocks or labels from an encoder, in turn), "exact"
-            (exact receiver blocks or labels, in turn), "balanced" (locally balanced single edges; not under a prior
-            over labels), "delayed" (moves that a surrogate likelihood has accepted), or "auto": delayed ones where
-            there is a surrogate, else all others that can be had, balanced ones where there are no exact blocks.
+            (exact receiver blocks or labels, in turn), "balanced" (locally balanced single edges) or "rounds" (edges
+            of all receivers from their conditionals, and joint blocks where the likelihood is linear in the types),
+            neither of them under a prior over labels, "delayed" (moves that a surrogate likelihood has accepted), or
+            "auto": delayed ones where there is a surrogate, else all others that can be had, balanced ones and rounds
+            where there are no exact blocks.
         prior: prior of the G structures.
-        likelihood: of the same structures: a receiver table for "exact", any for "balanced".
+        likelihood: of the same structures: a receiver table for "exact", one that factorises for "rounds", any
+            for "balanced".
         log_q: an encoder's log probabilities, ``[G, E, K]``, for "neural".
         surrogate: a cheap likelihood of the same structures, for "delayed".
         scan: whether blocks take receivers and labels in "turn" or at "random".
@@ -289,8 +294,8 @@ def make_proposal(
     table = likelihood if isinstance(likelihood, ReceiverTable) else None
     if name == "exact" and table is None:
         raise ValueError("exact blocks need a receiver table, and this likelihood has none")
-    if name == "balanced" and (likelihood is None or isinstance(prior, ChargesDistribution)):
-        raise ValueError("balanced moves need a likelihood and a prior that is not over labels")
+    if name in ("balanced", "rounds") and (likelihood is None or isinstance(prior, ChargesDistribution)):
+        raise ValueError(f"moves {name!r} need a likelihood and a prior that is not over labels")
     if name == "neural" and log_q is None:
         raise ValueError("the neural proposal needs an encoder, and the model has none")
     if name == "delayed" and surrogate is None:
@@ -317,8 +322,13 @@ def make_proposal(
             moves.append((ExactReceiver(prior, exact, scan=scan), 3.0))
         if learned is not None:
             moves.append((ReceiverBlock(prior, learned, scan=scan), 1.0 if name == "auto" else 3.0))
-        if name == "balanced" or (name == "auto" and table is None and likelihood is not None and likelihood.is_cached):
-            assert likelihood is not None
-            if prior.num_edge_types > 1:
-                moves.append((BalancedEdge(prior, likelihood), 8.0))
+        informed = likelihood if name in ("balanced", "rounds") else None
+        if name == "auto" and table is None and likelihood is not None and likelihood.is_cached:
+            informed = likelihood
+        if informed is not None and name != "rounds" and prior.num_edge_types > 1:
+            moves.append((BalancedEdge(prior, informed), 8.0 if name == "balanced" else 2.0))
+        if informed is not None and name != "balanced":
+            moves.append((EdgeRound(prior, informed, scan=scan), 8.0))
+        if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
+            moves.append((SequentialBlock(prior, informed.relaxed, scan=scan), 4.0))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

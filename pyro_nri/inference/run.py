@@ -54,8 +54,8 @@ def infer(
         method: "exact" (enumeration, with independent draws), "mcmc" (Metropolis chains), or "auto": exact where it
             fits.
         encoder: the learned proposal, if there is one.
-        proposal: which moves the chains make: "auto", "uniform", "neural", "exact", "balanced" or "delayed", see
-            :func:`~pyro_nri.inference.proposals.make_proposal`.
+        proposal: which moves the chains make: "auto", "uniform", "neural", "exact", "balanced", "rounds" or
+            "delayed", see :func:`~pyro_nri.inference.proposals.make_proposal`.
         likelihood: "impulse", "forward" or "auto": which likelihood of pair forces, see
             :meth:`SceneModel.likelihood`; other models have the forward one.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.

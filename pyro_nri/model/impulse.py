@@ -29,6 +29,7 @@ from pyro_nri.model.receivers import (
     structure_of,
     sums_of_codes,
 )
+from pyro_nri.model.relaxed import relax
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -130,7 +131,7 @@ def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: 
     impulses = features.impulses(dynamics.laws)
     if num_codes(num_types, num_entities) <= 1024:
         return structure_of(table_of_impulses(impulses, features, noise).argmax(-1), num_types)
-    incoming = _relaxed_types(impulses, features, noise)
+    incoming = relax(impulses, features, noise).types()
     context = features.context[..., None, :] if noise.uses_context else None
     for _ in range(3):
         for sender in range(num_entities - 1):
@@ -144,24 +145,6 @@ def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: 
     structure = torch.empty(len(incoming), edges.num_edges(num_entities), dtype=torch.long)
     structure[:, edges.incoming_edges(num_entities).reshape(-1)] = incoming.flatten(1)
     return structure
-
-
-def _relaxed_types(impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise) -> Tensor:
-    """Types of largest weight in a least squares fit that may mix the types of a sender, long ``[B, N, N - 1]``."""
-    base = impulses[..., :1, :]
-    change = (impulses[..., 1:, :] - base).flatten(-3, -2)  # [B, T - 1, N, (N - 1) (K - 1), S]
-    if change.shape[-2] == 0:
-        return torch.zeros(impulses.shape[0], *impulses.shape[2:4], dtype=torch.long, device=impulses.device)
-    target = features.target - base.squeeze(-2).sum(-2)
-    context = features.context if noise.uses_context else None
-    precision = noise.precision(torch.zeros_like(target), context) * features.mask[..., None]
-    weighted = change * precision[..., None, :]
-    gram = torch.einsum("btnas,btncs->bnac", weighted, change)
-    linear = torch.einsum("btnas,btns->bna", weighted, target)
-    diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1).clamp(min=torch.finfo(gram.dtype).tiny ** 0.5)
-    ridge = 1e-6 * diagonal[..., None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    weight = torch.linalg.solve(gram + ridge, linear).unflatten(-1, (impulses.shape[3], -1))
-    return torch.cat([1 - weight.sum(-1, keepdim=True), weight], -1).argmax(-1)
 
 
 def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> ReceiverTable:
@@ -196,13 +179,14 @@ def impulse_cache(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
             impulses = features.impulses(dynamics.laws)
             parts.append((impulses, features.target, features.mask, features.context, power(features)))
     impulses, target, mask, context, strength = (torch.cat(values) for values in zip(*parts, strict=True))
+    relaxed = relax(impulses, ImpulseFeatures(target, mask, context, ()), noise, scenes.group_index)
 
     def score(scene: Tensor, receiver: Tensor, summed: Tensor) -> Tensor:
         each = context[scene, :, receiver] if noise.uses_context else None
         log_prob = noise(summed, each).log_prob(target[scene, :, receiver]) * strength[scene, receiver, None]
         return torch.where(mask[scene, :, receiver], log_prob, torch.zeros_like(log_prob))
 
-    return MessageCache(impulses, score, scenes, is_density=False)
+    return MessageCache(impulses, score, scenes, is_density=False, relaxed=relaxed)
 
 
 def _feature_chunks(dynamics: PairForces, noise: AbstractNoise, scenes: Scenes) -> Iterator[ImpulseFeatures]:

@@ -355,16 +355,7 @@ class SceneModel(PyroModule):
         return message_cache(self.dynamics, self.noise, prepared, context)
 
     def one_step_likelihood(self, scenes: Scenes) -> AbstractLikelihood:
-        """A cached likelihood of one step that is close to one that does not factorise: a surrogate, no density.
-
-        For pair forces the impulse likelihood, else the density with horizon 1 under the same noise.
-
-        Args:
-            scenes: B scenes in G groups.
-
-        Raises:
-            ValueError: there are hidden entities.
-        """
+        """A cached surrogate where the likelihood does not factorise: impulses, else horizon 1, the same noise."""
         if self.impulse_noise is None:
             one_step = copy.copy(self)
             one_step.horizon = 1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics, incoming_messages
 from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.relaxed import Relaxed
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -71,12 +72,14 @@ class AbstractLikelihood(ABC):
             fixed law and noise it may rank structures and their priors, and nothing else.
         is_cached: whether what structures have in common was computed once, so that :meth:`edge_alternatives` costs
             about as much as one evaluation of a structure.
+        relaxed: where the likelihood is linear in the types, a normal distribution of their weights, else None.
     """
 
     num_edge_types: int
     edge_mask: Tensor
     is_density: bool = True
     is_cached: bool = True
+    relaxed: Relaxed | None = None
 
     @abstractmethod
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -151,11 +154,19 @@ class MessageCache(AbstractLikelihood):
             the log-likelihood ``[R, T - 1]``, 0 where a transition does not count.
         scenes: one or more scenes for each group.
         is_density: False for the messages of a composite likelihood.
+        relaxed: see :class:`AbstractLikelihood`.
     """
 
     def __init__(
-        self, messages: Tensor, score: Callable[[Tensor, Tensor, Tensor], Tensor], scenes: Scenes, *, is_density: bool
+        self,
+        messages: Tensor,
+        score: Callable[[Tensor, Tensor, Tensor], Tensor],
+        scenes: Scenes,
+        *,
+        is_density: bool,
+        relaxed: Relaxed | None = None,
     ) -> None:
+        self.relaxed = relaxed
         self.score = score
         self.scenes = scenes
         self.is_density = is_density

@@ -18,10 +18,9 @@ class Trajectory(dist.TorchDistribution):
     """Frames 1 to T - 1 of the observed entities, given frame 0: event ``[T - 1, N, D]``, raw units.
 
     ``log_prob`` is teacher-forced in one pass: predictions start again from the observed state every ``horizon`` frames
-    and roll deterministically inside a block. Each prediction carries its own noise, so with ``horizon = 1`` this is
-    the exact density of the autoregressive process that ``sample`` draws from; with a longer horizon it is the paper's
-    training objective, read as a density given the observed restarts. Transitions that touch a missing state are left
-    out.
+    and roll deterministically inside a block. Each prediction carries its own noise. That is the density of what
+    ``sample`` draws: with a longer horizon, the paper's training objective read as one. Transitions that touch a
+    missing state are left out.
 
     Args:
         initial_state: frame 0, a covariate, ``[*batch, N, D]``.
@@ -155,24 +154,30 @@ class Trajectory(dist.TorchDistribution):
         return self.log_prob_entities(value).sum(-1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draw the frames one after the other, each noise fed back, ``[*sample, *batch, T - 1, N, D]``."""
+        """Draw the frames one after the other, ``[*sample, *batch, T - 1, N, D]``.
+
+        As the density has it: within a block of ``horizon`` frames predictions are fed back, between blocks the noisy
+        frame.
+        """
         shape = (*torch.Size(sample_shape), *self.batch_shape)
-        observed = self.initial_state.expand(*shape, *self.initial_state.shape[-2:])
-        num_observed = observed.shape[-2]
-        hidden = None
+        drawn = self.initial_state.expand(*shape, *self.initial_state.shape[-2:])
+        num_observed = drawn.shape[-2]
+        # The path of a hidden entity is deterministic given its initial state; only what is observed is noisy.
+        hidden = drawn[..., :0, :]
         if self.hidden_state is not None:
             hidden = self.hidden_state.expand(*shape, *self.hidden_state.shape[-2:])
-        frames = []
+        observed, frames = drawn, []
         with torch.no_grad():
-            for _ in range(self.event_shape[0]):
-                state = observed if hidden is None else torch.cat([observed, hidden], dim=-2)
-                following = self.dynamics.step(
-                    state, self.structure, edge_mask=self.edge_mask, entity_kind=self.entity_kind
+            for t in range(self.event_shape[0]):
+                if t % self.horizon == 0:
+                    observed = drawn
+                state = self.dynamics.step(
+                    torch.cat([observed, hidden], dim=-2),
+                    self.structure,
+                    edge_mask=self.edge_mask,
+                    entity_kind=self.entity_kind,
                 )
-                # The path of a hidden entity is deterministic given its initial state; only what is observed is noisy.
-                observed = self.noise(
-                    following[..., :num_observed, :], self._context(observed, has_frames=False)
-                ).sample()
-                hidden = None if hidden is None else following[..., num_observed:, :]
-                frames.append(observed)
+                observed, hidden = state[..., :num_observed, :], state[..., num_observed:, :]
+                drawn = self.noise(observed, self._context(drawn, has_frames=False)).sample()
+                frames.append(drawn)
         return torch.stack(frames, dim=-3)

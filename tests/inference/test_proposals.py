@@ -234,17 +234,20 @@ def test_names(name):
     )
     if name == "charges":
         assert moves("auto", likelihood=cached) == single
-        with pytest.raises(ValueError, match="balanced moves need a likelihood and a prior that is not over labels"):
+        with pytest.raises(ValueError, match="moves 'balanced' need a likelihood and a prior that is not over labels"):
             make_proposal("balanced", made, likelihood=table)
     else:
-        assert moves("balanced", **both) == moves("auto", likelihood=cached) == {"balanced_edge"} | single
-    with pytest.raises(ValueError, match="balanced moves need a likelihood"):
+        assert moves("balanced", **both) == {"balanced_edge"} | single
+        assert moves("rounds", **both) == {"edge_round"} | single
+        assert moves("auto", likelihood=cached) == {"balanced_edge", "edge_round"} | single
+    with pytest.raises(ValueError, match="moves 'balanced' need a likelihood"):
         make_proposal("balanced", made)
     with pytest.raises(ValueError, match="needs an encoder"):
         make_proposal("neural", made)
     with pytest.raises(ValueError, match="need a receiver table"):
         make_proposal("exact", made)
     with pytest.raises(
-        ValueError, match="proposal must be one of auto, uniform, neural, exact, balanced, found 'magic'"
+        ValueError,
+        match="proposal must be one of auto, uniform, neural, exact, balanced, rounds, delayed, found 'magic'",
     ):
         make_proposal("magic", made)

@@ -1,0 +1,96 @@
+"""Relaxed types against ridge regression by hand, and a decoder of receivers with many senders."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_nri.dynamics.impulses import ImpulseFeatures
+from pyro_nri.inference.sequential import SequentialBlock
+from pyro_nri.model import relaxed as relaxed_file
+from pyro_nri.model.noise import NormalNoise
+from pyro_nri.model.priors import make_prior
+from pyro_nri.model.relaxed import relax
+from pyro_nri.scenes import edges
+
+
+def problem(num_types, *, num_scenes=2, num_frames=9, num_entities=3, noise=0.1, seed=0):
+    """Impulses, features and the types that made the targets."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (num_scenes, num_frames - 1, num_entities, num_entities - 1, num_types, 2)
+    impulses = torch.randn(shape, generator=random, dtype=torch.double)
+    types = torch.randint(num_types, (num_scenes, num_entities, num_entities - 1), generator=random)
+    index = types[:, None, :, :, None, None].expand(*shape[:4], 1, 2)
+    target = impulses.gather(-2, index).squeeze(-2).sum(-2)
+    target = target + noise * torch.randn(target.shape, generator=random, dtype=torch.double)
+    mask = torch.rand(shape[:3], generator=random) > 0.2
+    return impulses, ImpulseFeatures(target, mask, torch.zeros(*shape[:3], 0), ()), types
+
+
+def normal_noise(scale):
+    noise = NormalNoise(2).double()
+    with torch.no_grad():
+        noise.change_scale.fill_(scale)
+        noise.log_relative_scale.fill_(0.0)
+    return noise
+
+
+@pytest.mark.parametrize("num_types", [2, 3])
+@pytest.mark.parametrize("groups", [[0, 1], [0, 0]])
+def test_first_round_is_ridge_regression(monkeypatch, num_types, groups):
+    """Least squares with the moments of a type drawn with equal probabilities as the prior, row by row."""
+    monkeypatch.setattr(relaxed_file, "NUM_ROUNDS", 1)
+    impulses, features, _ = problem(num_types)
+    found = relax(impulses, features, normal_noise(0.1), torch.tensor(groups))
+    share, num_free = 1 / num_types, num_types - 1
+    prior = np.linalg.inv(np.diag([share] * num_free) - share**2)
+    shifted = features.target - impulses[..., 0, :].sum(3)
+    variance = float(shifted[features.mask].square().mean())
+    for group, receiver in ((0, 0), (0, 2)):
+        rows, targets = [], []
+        for b in [scene for scene, each in enumerate(groups) if each == group]:
+            for t in range(8):
+                if features.mask[b, t, receiver]:
+                    for axis in range(2):
+                        base = impulses[b, t, receiver, :, 0, axis]
+                        rows.append((impulses[b, t, receiver, :, 1:, axis] - base[:, None]).flatten().numpy())
+                        targets.append(float(features.target[b, t, receiver, axis] - base.sum()))
+        rows, targets = np.array(rows), np.array(targets)
+        system = rows.T @ rows / variance + np.kron(np.eye(2), prior)
+        right = rows.T @ targets / variance + np.kron(np.eye(2), prior) @ np.full(2 * num_free, share)
+        np.testing.assert_allclose(found.mean[group, receiver].flatten(), np.linalg.solve(system, right), rtol=1e-8)
+        np.testing.assert_allclose(
+            found.precision[group, receiver].reshape(2 * num_free, -1), system, rtol=1e-8, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("num_types", [1, 2, 3])
+def test_types_are_found_despite_wild_frames(num_types):
+    impulses, features, types = problem(num_types, num_scenes=3, num_frames=40, noise=0.01)
+    features.target[:, ::7] += 5  # a seventh of all frames is wrong
+    found = relax(impulses, features, normal_noise(0.01))
+    assert torch.equal(found.types(), types)
+
+
+@pytest.mark.parametrize(("num_types", "num_entities"), [(2, 12), (3, 7)])
+def test_what_only_a_joint_draw_finds(num_types, num_entities):
+    """Hardly more equations than senders: rounding weights goes wrong, drawing one after another less so."""
+    impulses, features, types = problem(num_types, num_scenes=1, num_frames=8, num_entities=num_entities, noise=0)
+    index = types[:, None, :, :, None, None].expand(*impulses.shape[:4], 1, 2)
+    target = impulses.gather(-2, index).squeeze(-2).sum(-2)
+    random = torch.Generator().manual_seed(1)
+    target = target + 0.1 * torch.randn(target.shape, generator=random, dtype=torch.double)
+    features = ImpulseFeatures(target, features.mask | True, features.context, ())
+    found = relax(impulses, features, normal_noise(0.1))
+    rounded = (found.types() == types).double().mean()
+    mask = torch.ones(1, edges.num_edges(num_entities), dtype=torch.bool)
+    block = SequentialBlock(make_prior("independent", num_types).double()(mask), found)
+    start = torch.zeros(64, 1, mask.shape[1], dtype=torch.long)
+    best = []
+    for receiver in range(num_entities):
+        uniform = torch.rand(64, 1, num_entities, generator=random, dtype=torch.double)
+        move = block.propose({"edge_type": start}, uniform, receiver, 1.0)
+        drawn = move.latents["edge_type"][:, 0, edges.incoming_edges(num_entities)[receiver]]
+        likeliest = drawn[move.log_forward[:, 0].argmax()]
+        best.append(float((likeliest == types[0, receiver]).double().mean()))
+    assert rounded < 0.92
+    assert np.mean(best) > rounded + 0.03
