@@ -13,7 +13,7 @@ from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
 from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
 from pyro_nri.inference.rounds import EdgeRound
-from pyro_nri.inference.sequential import SequentialBlock
+from pyro_nri.inference.sequential import SequentialBlock, SequentialSweep
 from pyro_nri.inference.streams import Stream, categorical
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, code_types, codes_of
@@ -330,5 +330,8 @@ def make_proposal(
         if informed is not None and name != "balanced":
             moves.append((EdgeRound(prior, informed, scan=scan), 8.0))
         if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
-            moves.append((SequentialBlock(prior, informed.relaxed, scan=scan), 4.0))
+            if prior.factorises:
+                moves.append((SequentialSweep(prior, informed), 4.0))
+            else:
+                moves.append((SequentialBlock(prior, informed.relaxed, scan=scan), 4.0))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

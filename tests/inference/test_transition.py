@@ -31,7 +31,7 @@ from pyro_nri.inference.proposals import (
     make_proposal,
 )
 from pyro_nri.inference.rounds import EdgeRound
-from pyro_nri.inference.sequential import SequentialBlock
+from pyro_nri.inference.sequential import SequentialBlock, SequentialSweep
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.priors import make_prior
@@ -400,8 +400,16 @@ def build(name, prior_name, num_types, temperature):
     weights = SequentialBlock(prior, Relaxed(torch.as_tensor(mean), torch.as_tensor(precision)), scan=scan)
     sequential = (
         weights,
-        Component(problem.sequential_choices(mean[0], covariance[0], weights.floor, temperature), scan == "turn"),
+        Component(
+            problem.sequential_choices(mean[0], covariance[0], weights.blocks.floor, temperature), scan == "turn"
+        ),
     )
+    sweep = None
+    if name == "sweep":
+        table.relaxed = Relaxed(torch.as_tensor(mean), torch.as_tensor(precision))
+        made = SequentialSweep(prior, table)
+        each = [problem.metropolis(q, temperature) for q in sequential[1].choices]
+        sweep = (made, Component([np.linalg.multi_dot(each)]))
     if name.startswith("mixture"):
         parts = [(UniformEdge(prior), Component(edge())), single[-1], block, exact]
         weights = (1.0, 2.0, 1.5, 0.5)
@@ -419,7 +427,7 @@ def build(name, prior_name, num_types, temperature):
         }
         return made_case(name, problem, log_q, by_name, temperature)
     chosen = {"edge": single[0], "pair": single[-1], "exact": exact, "block": block, "balanced": balanced}
-    chosen |= {"rounds": rounds, "sequential": sequential}
+    chosen |= {"rounds": rounds, "sequential": sequential, "sweep": sweep}
     chosen = chosen[name.split()[0]]
     return Case(problem, chosen[0], [chosen[1]], temperature)
 
@@ -547,7 +555,7 @@ def test_reported_probabilities(any_case, temperature):
         assert kind == number
         assert case.proposal.move_names[kind] in (
             *("uniform_edge", "uniform_pair", "receiver_block", "exact_receiver", "balanced_edge"),
-            *("edge_round", "sequential_block"),
+            *("edge_round", "sequential_block", "sequential_sweep"),
             *("uniform_label", "prior_draw", "label_block", "exact_label"),
         )
         if case.proposal.move_names[kind] == "uniform_edge" and case.problem.tied:
