@@ -40,7 +40,7 @@ PROBLEMS = {
     "springs20": ("springs", 20, 15, "independent", 6000),
     "springs20 symmetric": ("springs", 20, 8, "symmetric", 6000),
 }
-KERNELS = ("uniform", "neural", "balanced", "exact", "auto")
+KERNELS = ("uniform", "neural", "balanced", "rounds", "exact", "auto")
 
 
 class Counted(AbstractLikelihood):
@@ -49,6 +49,7 @@ class Counted(AbstractLikelihood):
     def __init__(self, inner: AbstractLikelihood) -> None:
         self.inner, self.count = inner, 0
         self.num_edge_types, self.edge_mask, self.is_density = inner.num_edge_types, inner.edge_mask, inner.is_density
+        self.relaxed = inner.relaxed
 
     def receiver_terms(self, structure: torch.Tensor, known: Any = None) -> torch.Tensor:
         terms = self.inner.receiver_terms(structure, known)

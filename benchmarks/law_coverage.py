@@ -4,7 +4,7 @@
                                       [--num-scenes 30] [--num-fits 8] [--out FOLDER]
 
 For each system and measurement noise laws are learned once by gradient; for each of ``--num-fits`` fresh sets of scenes
-the closed-form fit, its calibration and its bootstrap start from there anew, and never see a true structure. Counted
+the closed-form fit and its bootstrap start from there anew, and never see a true structure. Counted
 are the covered points of ``laws_frame``, evenly spaced in log distance: overall, by true type and by decade. Rows of
 other settings in the results file are kept, so that the table can be made in parts.
 """

@@ -52,7 +52,7 @@ class ModuleLibrary(nn.Module):
             hidden = torch.baddbmm(bias[:, None, :], hidden, weight)  # [K, R, out]
             if layer + 1 < len(self.weights) or self.activate_output:
                 hidden = torch.relu(hidden)
-        return hidden.movedim(0, 1).reshape(*inputs.shape[:-1], self.num_modules, -1)
+        return hidden.movedim(0, 1).reshape(*inputs.shape[:-1], self.num_modules, hidden.shape[-1])
 
     def select(self, inputs: Tensor, module: Tensor) -> Tensor:
         """One module on each input: ``[*batch, in]`` and module numbers ``[*batch]`` to ``[*batch, out]``.

@@ -40,7 +40,7 @@ class DirectLikelihood(AbstractLikelihood):
         # processor's cache.
         rows = changed[:, group].nonzero()  # [R, 2]
         with torch.no_grad():
-            for part in rows.split(max(1, CHUNK_FLOATS // self.size)):
+            for part in rows.split(max(1, CHUNK_FLOATS // self.size)) if len(rows) else ():
                 chain, scene = part.unbind(-1)
                 recordings = scenes[scene.cpu()]
                 trajectory = self.trajectory(recordings, structure.long()[chain, group[scene]])

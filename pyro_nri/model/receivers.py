@@ -188,7 +188,7 @@ class MessageCache(AbstractLikelihood):
         # One row for each changed receiver and each recording of its group.
         rows = changed[:, self.scenes.group_index].nonzero()  # [R, 3]: chain, scene, receiver
         size = self.messages[0, 0].numel() // self.num_edge_types
-        for part in rows.split(max(1, CHUNK_FLOATS // max(size, 1))):
+        for part in rows.split(max(1, CHUNK_FLOATS // max(size, 1))) if len(rows) else ():
             chain, scene, receiver = part.unbind(-1)
             group = self.scenes.group_index[scene]
             types = incoming[chain, group, receiver]  # [R, N - 1]

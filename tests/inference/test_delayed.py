@@ -158,6 +158,10 @@ def test_only_what_changes_is_rolled_out(make_model, make_scenes):
     found = likelihood.receiver_terms(after, (structure, before))
     assert counted == [2]  # both recordings of the one structure that changed
     torch.testing.assert_close(found, likelihood.receiver_terms(after))
+    assert torch.equal(likelihood.receiver_terms(structure, (structure, before)), before)  # nothing at all
+    cached = make_model().likelihood(scenes, cache="messages")
+    terms = cached.receiver_terms(structure)
+    assert torch.equal(cached.receiver_terms(structure, (structure, terms)), terms)
     same = torch.ones(4, 2, dtype=torch.bool)
     same[1, 0] = False
     assert torch.equal(found[same], before[same])
