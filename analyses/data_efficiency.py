@@ -10,13 +10,13 @@ scenes, against
 - measurement noise of 0, 0.001, 0.01 and 0.05 on positions and velocities, in both (100 training scenes, 49 frames);
 - velocities by finite differences of the positions, instead of observed ones (the same).
 
-``--budget`` are the minutes of each training by the clock; pair forces spend a quarter of them on gradients and then fit
-their laws, which takes the time it takes (``training_seconds`` has all of it). Learned types are renamed once for each
-model, by the alignment fitted on its training scenes.
+``--budget`` are the minutes of each training by the clock; pair forces spend a quarter of them on gradients and then
+fit their laws, which takes the time it takes (``training_seconds`` has all of it). Learned types are renamed once for
+each model, by the alignment fitted on its training scenes.
 
 Out, beside this file or in ``--out``: data_efficiency.csv, a row for each model, and data_efficiency.png. Finished
 models are kept: run it again to go on. ``--only`` takes parts: pair-forces, message-passing, springs, charged, scenes,
-frames, noise, velocities; those of one kind are alternatives. 168 trainings: about 2.5 hours on one core, half of it
+frames, noise, velocities; those of one kind are alternatives. 168 trainings: about 3.5 hours on one core, half of it
 with ``--jobs 2``. ``--smoke`` runs a few small ones in seconds.
 """
 
