@@ -19,12 +19,7 @@ STIFF = 0.1
 
 
 def refine(
-    dynamics: PairForces,
-    features: ImpulseFeatures,
-    scenes: Scenes,
-    references: Sequence[Tensor],
-    *,
-    vary_close: bool = False,
+    dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, references: Sequence[Tensor]
 ) -> ImpulseFeatures:
     """Replace cubic paths by integrated ones in the frames where forces change fast along them.
 
@@ -36,16 +31,13 @@ def refine(
         features: of the same scenes, from :meth:`PairForces.features`.
         scenes: B scenes in raw units.
         references: structures to integrate under, long ``[B, E]`` each.
-        vary_close: whether the last of them is also tried with the frame's close pairs, between which the force
-            changes fast, set to each type.
     """
     if dynamics.circular or not references:
         return features
     (block,) = features.blocks
     dt = scenes.time_step
     exists = dynamics.edge_exists(scenes)
-    change = force_changes(dynamics, features, scenes)
-    stiff = change.amax((-1, -2)) > STIFF
+    stiff = (force_changes(dynamics, features, scenes) > STIFF).flatten(2).any(-1)
     row = (stiff & features.mask.any(-1)).nonzero()  # [R, 2]
     if len(row) == 0:
         return features
@@ -53,11 +45,6 @@ def refine(
     scene, frame = row.unbind(-1)
     incoming = edges.incoming_edges(scenes.num_entities).to(row.device)
     tried = torch.stack([each[scene] for each in references])  # [M, R, E]
-    if vary_close:
-        close = torch.zeros_like(tried[0], dtype=torch.bool)
-        close[:, incoming.reshape(-1)] = (change[scene, frame] > STIFF).flatten(1)
-        types = torch.arange(dynamics.num_edge_types, device=row.device)[:, None, None]
-        tried = torch.cat([tried, torch.where(close, types, tried[-1])])
     start, end = trajectory[scene, frame], trajectory[scene, frame + 1]  # [R, N, D]
     ramp = torch.linspace(0, 1, NUM_PATH_STEPS + 1, dtype=torch.float64, device=start.device)
     ramp = (3 * ramp**2 - 2 * ramp**3)[:, None]
