@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyro_nri.inference.exact import edge_log_weights
 from pyro_nri.inference.metropolis import Latents, Move
-from pyro_nri.inference.moves import AbstractProposal
+from pyro_nri.inference.moves import AbstractProposal, Choice
 from pyro_nri.inference.streams import categorical
 from pyro_nri.model.receivers import AbstractLikelihood
 from pyro_nri.model.structures import PairwiseDistribution, StructureDistribution
@@ -35,24 +35,20 @@ class EdgeRound(AbstractProposal):
             raise ValueError("prior must leave each edge a choice given all others, found one over labels")
         if not likelihood.is_cached:
             raise ValueError("likelihood must factorise over receivers, found one that does not")
-        if scan not in ("random", "turn"):
-            raise ValueError(f"scan must be 'random' or 'turn', found {scan!r}")
         self.prior = prior
         self.likelihood = likelihood
-        self.scan = scan
         device = prior.edge_mask.device
         self.reverse = edges.reverse_edges(prior.num_entities).to(device)
         rounds = tournament(prior.num_entities)  # [rounds, pairs, 2]
         first = edges.edge_number(prior.num_entities)[rounds[..., 0], rounds[..., 1]].to(device)
         self.edges = first if prior.tied else torch.cat([first, self.reverse[first]], dim=-1)  # [rounds, M]
+        every = torch.ones(*prior.batch_shape, len(rounds), dtype=torch.bool, device=device)
+        self.choose = Choice(every, scan)
         self.num_uniforms = 1 + self.edges.shape[1]
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
-        structure, num_rounds = latents["edge_type"], len(self.edges)
-        number = (uniform[..., 0] * num_rounds).long().clamp(max=num_rounds - 1)
-        if self.scan == "turn":
-            number = torch.full_like(number, step % num_rounds)
-        edge = self.edges[number]  # [C, G, M]
+        structure = latents["edge_type"]
+        edge = self.edges[self.choose(uniform[..., 0], step)]  # [C, G, M]
         log_likelihood, log_prior = edge_log_weights(self.likelihood, self.prior, structure, edge)
         if isinstance(temperature, Tensor):
             temperature = temperature[..., None, None]

@@ -259,7 +259,7 @@ def _another_run(name: str, found: Any, wanted: Any) -> ValueError:
 def _where(latest: Draws | None, num_replicas: int, num_chains: int, prior: StructureDistribution) -> dict[str, Any]:
     """Where chains begin or go on: their structures, and the ladder of their replicas."""
     device, num_groups = prior.edge_mask.device, prior.batch_shape[0]
-    if latest is None or latest.num_replicas != num_replicas:
+    if latest is None:
         ladder = None if num_replicas == 1 else Ladder.start(num_replicas, num_chains, num_groups, device)
         return {"ladder": ladder}
     if latest.replicas is None:

@@ -91,6 +91,9 @@ class SequentialBlock(AbstractProposal):
         prior: prior of the G structures, not over labels.
         relaxed: weights of the same structures.
         scan: "random" receiver, or receivers in "turn".
+
+    Raises:
+        ValueError: the prior is one over labels, or ``scan`` is unknown.
     """
 
     move_names = ("sequential_block",)
@@ -134,7 +137,7 @@ class SequentialSweep(AbstractProposal):
 
     def __init__(self, prior: StructureDistribution, likelihood: AbstractLikelihood) -> None:
         if not (isinstance(prior, EdgeDistribution) and prior.factorises):
-            raise ValueError("prior must be independent over edges")
+            raise ValueError(f"prior must be independent over edges, found {type(prior).__name__}")
         if likelihood.relaxed is None:
             raise ValueError("likelihood must have relaxed weights, found none")
         self.likelihood = likelihood

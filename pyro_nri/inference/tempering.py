@@ -11,7 +11,7 @@ scheme". Afterwards it is frozen.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -140,10 +140,6 @@ class Ladder:
         each = (self.log_up - self.log_down).sum(0)  # [C, G]
         error = each.std(0) / math.sqrt(num_chains) if num_chains > 1 else torch.full_like(pooled, torch.nan)
         return pooled, error
-
-    def copy(self) -> "Ladder":
-        """The same; later steps of this one do not change it."""
-        return replace(self)
 
 
 def is_round(number: int) -> bool:

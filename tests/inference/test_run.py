@@ -87,7 +87,8 @@ ROUTES = [("table", "uniform"), ("table", "exact"), ("table", "neural"), ("messa
 def test_chains(make_model, make_scenes, make_encoder, all_structures, cache, proposal, prior):
     """Marginals of every route within four standard errors of enumeration; the errors come from independent chains."""
     model, scenes = with_table(make_model(prior=prior)), make_scenes(padded=[1], missing=0.05)
-    every, num_chains, num_draws = all_structures(2), 100, 60
+    # Look-ups are cheap: enough draws that the bound on averaged conditionals is several of their standard errors.
+    every, num_chains, num_draws = all_structures(2), 100, 240 if cache == "table" else 60
     wanted = marginals(every, joint_by_enumeration(model, scenes, every)[0], 2)[..., 1]  # [G, E]
     draws = infer(
         model,
@@ -113,7 +114,7 @@ def test_chains(make_model, make_scenes, make_encoder, all_structures, cache, pr
     assert 0 < draws.accepted.sum() < draws.accepted.size
     if cache == "table":  # conditionals averaged over draws: closer to the truth than counting
         error = np.abs(draws.edge_probability[..., 1] - wanted)
-        assert error.max() < (0.02 if prior == "sparse" else 0.015)  # what other pairs do matters more there
+        assert error.max() < (0.02 if prior == "sparse" else 0.01)  # what other pairs do matters more there
         np.testing.assert_allclose(draws.edge_probability.sum(-1), 1)
         counted = np.abs(chain_means.mean(0) - wanted)
         assert np.square(error).mean() < np.square(counted).mean()

@@ -13,7 +13,7 @@ from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.simulate import simulate
 
 
-def fitted(system, scenes):
+def fitted(scenes):
     """Pair forces whose laws were fitted to given structures."""
     model = build_model(ModelSpec(2, dynamics="pair-forces"), torch.Generator().manual_seed(0))
     model.fit_scaling(scenes)
@@ -24,13 +24,13 @@ def fitted(system, scenes):
 @pytest.fixture(scope="module")
 def springs():
     scenes = simulate("springs", 12, num_entities=4, num_frames=30, measurement_noise=0.01, seed=0)
-    return fitted("springs", scenes), scenes
+    return fitted(scenes), scenes
 
 
 @pytest.fixture(scope="module")
 def charged():
     scenes = simulate("charged", 12, num_entities=4, num_frames=30, seed=0)
-    return fitted("charged", scenes), scenes
+    return fitted(scenes), scenes
 
 
 def test_measurement_noise_is_found_in_residuals(springs):
