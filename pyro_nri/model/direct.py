@@ -29,16 +29,14 @@ class DirectLikelihood(AbstractLikelihood):
         self.size = scenes.num_frames * scenes.num_edges * 64  # floats of one scene's messages
 
     def receiver_terms(self, structure: Tensor, known: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        scenes, group = self.scenes, self.scenes.group_index
         if known is None:
-            changed = torch.ones(structure.shape[:2], dtype=torch.bool, device=structure.device)
-            terms = structure.new_zeros((*structure.shape[:2], scenes.num_entities), dtype=torch.float64)
-        else:
-            changed = (structure != known[0]).any(-1)
-            terms = torch.where(changed[..., None], torch.zeros_like(known[1]), known[1])
-        # One row for each changed structure and each recording of its group, in parts whose messages stay in a
-        # processor's cache.
-        rows = changed[:, group].nonzero()  # [R, 2]
+            return self._all_terms(structure)
+        changed = (structure != known[0]).any(-1)  # [C, G]
+        if changed.all():
+            return self._all_terms(structure)
+        scenes, group = self.scenes, self.scenes.group_index
+        terms = torch.where(changed[..., None], torch.zeros_like(known[1]), known[1])
+        rows = changed[:, group].nonzero()  # [R, 2]: one for each changed structure and each recording of its group
         with torch.no_grad():
             for part in rows.split(max(1, CHUNK_FLOATS // self.size)) if len(rows) else ():
                 chain, scene = part.unbind(-1)
@@ -47,3 +45,21 @@ class DirectLikelihood(AbstractLikelihood):
                 value = trajectory.log_prob_entities(recordings.trajectory[:, 1:]).double()
                 terms.index_put_((chain, group[scene]), value, accumulate=True)
         return terms
+
+    def _all_terms(self, structure: Tensor) -> Tensor:
+        """Terms of every structure: what does not depend on the structure is shared by the chains of a scene."""
+        scenes, group = self.scenes, self.scenes.group_index
+        each = structure.long()[:, group]  # [C, B, E]
+        terms = each.new_zeros((*each.shape[:2], scenes.num_entities), dtype=torch.float64)
+        # Scenes and structures are cut into parts whose messages stay in a processor's cache.
+        num_chains = min(len(each), max(1, CHUNK_FLOATS // self.size))
+        num_scenes = max(1, CHUNK_FLOATS // (num_chains * self.size))
+        with torch.no_grad():
+            for first in range(0, scenes.num_scenes, num_scenes):
+                some = slice(first, first + num_scenes)
+                part = scenes[some]
+                for chains in torch.arange(len(each)).split(num_chains):
+                    trajectory = self.trajectory(part, each[chains, some])
+                    terms[chains, some] = trajectory.log_prob_entities(part.trajectory[:, 1:])
+        total = terms.new_zeros(len(each), scenes.num_groups, scenes.num_entities)
+        return total.index_add(1, group, terms)
