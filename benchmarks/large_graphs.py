@@ -1,13 +1,15 @@
-"""Springs between 20 and 50 particles, mean degree 5: what the chains find, how long it takes, and what it needs.
+"""Springs between 20, 50 and 100 particles, mean degree 5: what the chains find, how long it takes, and what it needs.
 
     python benchmarks/large_graphs.py [--smoke] [--out FOLDER]
 
-One 49-frame scene at a time, laws of ``data/models/springs5.pt`` (learned from five particles) used unchanged, four
-chains from prior draws, no annealing. ``f1`` is that of the linked type at probability 0.5. Beside it single-edge moves
-for the same number of steps, and the empty graph, whose F1 is 0.
+One scene of 49 frames at a time (N = 100: 24, 49 and 99 too), laws of ``data/models/springs5.pt`` (learned from five
+particles) used unchanged, chains from prior draws, no annealing. ``f1`` is that of the linked type at probability 0.5.
+"known density": the prior knows that 5 of N - 1 are linked, else both types are equally likely. Beside it single-edge
+moves for the same number of steps, and the empty graph, whose F1 is 0.
 """
 
 import argparse
+import math
 import resource
 import sys
 import time
@@ -28,20 +30,33 @@ from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import to_datatree
 from pyro_nri.scenes.simulate import simulate
 
-#: Moves of the chains.
-KERNELS = ("auto", "uniform")
-#: Entities, scenes, warm-up steps and draws of each chain.
-SIZES = ((20, 4, 300, 200), (50, 1, 1000, 300))
+#: Entities, frames, scenes, chains, warm-up steps and draws of each chain.
+SIZES = ((20, 49, 4, 4, 300, 200), (50, 49, 1, 4, 150, 50), (100, 49, 1, 2, 150, 50))
+LONG = ((100, 24, 1, 2, 150, 50), (100, 99, 1, 2, 150, 50))
+#: Prior, whether it knows the density, moves.
+CHOICES = (
+    ("independent", False, "auto"),
+    ("independent", False, "uniform"),
+    ("independent", True, "auto"),
+    ("symmetric", False, "auto"),
+    ("symmetric", False, "uniform"),
+)
+DEGREE = 5
 
 
-def run(num_entities: int, num_scenes: int, num_warmup: int, num_draws: int, prior: str, kernel: str) -> dict[str, Any]:
+def run(size: tuple[int, ...], prior: str, known_density: bool, kernel: str) -> dict[str, Any]:
     """One row."""
+    num_entities, num_frames, num_scenes, num_chains, num_warmup, num_draws = size
     checkpoint = load_checkpoint(Path(__file__).parent.parent / "data" / "models" / "springs5.pt")
     model, alignment = checkpoint.model, checkpoint.alignment
     assert alignment is not None
+    linked, density = alignment.index(1), min(0.5, DEGREE / (num_entities - 1))
     model.prior = make_prior(prior, 2, learn_weights=False).double()
+    if known_density:
+        model.prior.type_logits.fill_(math.log(1 - density))
+        model.prior.type_logits[linked] = math.log(density)
     scenes = simulate(
-        "springs", num_scenes, num_entities=num_entities, seed=5, link_probability=min(0.5, 5 / (num_entities - 1))
+        "springs", num_scenes, num_entities=num_entities, num_frames=num_frames, seed=5, link_probability=density
     )
     started = time.perf_counter()
     draws = infer(
@@ -49,20 +64,24 @@ def run(num_entities: int, num_scenes: int, num_warmup: int, num_draws: int, pri
         scenes,
         method="mcmc",
         proposal=kernel,
+        num_chains=num_chains,
         num_warmup=num_warmup,
         num_draws=num_draws,
         start_temperature=1.0,
         seed=0,
     )
     seconds = time.perf_counter() - started
-    probability = (draws.edge_type == alignment.index(1)).mean((0, 1))  # of a link, [G, E]
+    probability = (draws.edge_type == linked).mean((0, 1))  # [G, E]
     truth, guess = scenes.edge_type.numpy() == 1, probability > 0.5
     hits = (truth & guess).sum()
     return {
         "entities": num_entities,
+        "frames": num_frames,
         "scenes": num_scenes,
         "prior": prior,
+        "known_density": known_density,
         "kernel": kernel,
+        "chains": num_chains,
         "warmup": num_warmup,
         "draws": num_draws,
         "f1": 2 * hits / max(1, truth.sum() + guess.sum()),
@@ -81,12 +100,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = [(14, 1, 4, 4)] if arguments.smoke else SIZES
-    cells = [(*size, prior, kernel) for size in sizes for prior in ("independent", "symmetric") for kernel in KERNELS]
-    frame = pd.DataFrame([run(*cell) for cell in tqdm(cells, unit="run")])
+    sizes = [(14, 49, 1, 4, 4, 4)] if arguments.smoke else SIZES
+    cells = [(size, *choice) for size in sizes for choice in CHOICES]
+    cells += [] if arguments.smoke else [(size, "independent", True, "auto") for size in LONG]
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / ("large_graphs_smoke.csv" if arguments.smoke else "large_graphs.csv")
-    frame.to_csv(path, index=False)
+    rows = []
+    for cell in tqdm(cells, unit="run"):
+        rows.append(run(*cell))
+        frame = pd.DataFrame(rows)
+        frame.to_csv(path, index=False)
     print(frame.round(3).to_string(index=False))
     print(f"wrote {path}")
 

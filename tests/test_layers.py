@@ -58,7 +58,7 @@ ORDER: dict[str, Sequence[str]] = {
             "labels",
             "balanced",
             "rounds",
-            "sequential",
+            "particle_gibbs",
             "delayed",
         ],
         *["proposals", "tempering", "hidden", "evidence", "chains", "kernel", "run", "heldout"],

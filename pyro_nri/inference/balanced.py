@@ -58,6 +58,9 @@ class BalancedEdge(AbstractProposal):
         log_reverse = back.gather(-1, place * num_types + old).squeeze(-1)
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(doubt[..., self.incoming].sum(-1))
+
     def _log_weight(self, structure: Tensor, edge: Tensor, temperature: float | Tensor) -> Tensor:
         """Log weight of each change of a single edge, -inf for none, ``[C, G, (N - 1) K]``."""
         log_likelihood, log_prior = edge_log_weights(self.likelihood, self.prior, structure, edge)

@@ -19,12 +19,16 @@ from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
 from pyro_nri.model.structures import ChargesDistribution, StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
+#: Shorter warm-ups say too little of the edges.
+MIN_WARMUP = 20
+
 
 class Chains:
     """C chains over G structures that are stepped together.
 
-    The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. With a ladder of R
-    replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder instead.
+    The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. What each chain saw of
+    the edges in the second half of warm-up sets how often its moves choose them; then that is frozen. With a ladder of
+    R replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder instead.
 
     Args:
         target: the posterior.
@@ -34,6 +38,7 @@ class Chains:
         num_warmup: number of warm-up steps.
         structure: where the chains start, long ``[R C, G, E]``, replicas first; default: prior draws of the stream.
         number: steps already made, when an earlier run goes on.
+        seen: types of the edges in the warm-up steps of that run, ``[C, S, G, E]``.
         ladder: replicas of parallel tempering; it changes with the steps.
     """
 
@@ -47,6 +52,7 @@ class Chains:
         num_warmup: int,
         structure: Tensor | None = None,
         number: int = 0,
+        seen: Tensor | None = None,
         ladder: Ladder | None = None,
     ) -> None:
         self.target = target
@@ -60,6 +66,13 @@ class Chains:
         if structure is None:
             structure = start_structures(target, stream)
         self.state = metropolis.init({"edge_type": structure}, target)
+        # How often each edge had each type in the second half of warm-up, [C, G, E, K].
+        self.counts = torch.zeros(*self.structure.shape, target.prior.num_edge_types, device=structure.device)
+        if seen is not None:
+            for each in seen[:, num_warmup // 2 : num_warmup].unbind(1):
+                self._count(each)
+        if number >= num_warmup:
+            self._adapt()
 
     @property
     def structure(self) -> Tensor:
@@ -86,8 +99,24 @@ class Chains:
         )
         if self.ladder is not None:
             info = self._exchange(self.ladder, info)
+        if self.num_warmup // 2 <= self.number < self.num_warmup:
+            self._count(self.structure)
         self.number += 1
+        if self.number == self.num_warmup:
+            self._adapt()
         return info
+
+    def _count(self, structure: Tensor) -> None:
+        index = structure.long()[..., None]
+        self.counts.scatter_add_(-1, index, torch.ones_like(index, dtype=self.counts.dtype))
+
+    def _adapt(self) -> None:
+        """At the end of warm-up: moves prefer edges in doubt, those whose type was not always the same."""
+        if self.ladder is not None or self.num_warmup < MIN_WARMUP:
+            return
+        count = self.counts + 0.5
+        probability = count / count.sum(-1, keepdim=True)
+        self.proposal.adapt((1 - probability.square().sum(-1)).clamp(min=0).sqrt().double())
 
     def _exchange(self, ladder: Ladder, info: metropolis.Info) -> metropolis.Info:
         """Fresh draws for the replica at the prior, exchanges between neighbours; in warm-up the ladder is set."""
@@ -190,6 +219,7 @@ def make_chains(
     ladder: Ladder | None = None,
     structure: Tensor | None = None,
     number: int = 0,
+    seen: Tensor | None = None,
 ) -> Chains:
     """Chains from the names of their moves: what both drivers share.
 
@@ -207,6 +237,7 @@ def make_chains(
         ladder: see :class:`Chains`.
         structure: see :class:`Chains`.
         number: see :class:`Chains`.
+        seen: see :class:`Chains`.
     """
     num_replicas = 1 if ladder is None else ladder.num_replicas
     return Chains(
@@ -217,6 +248,7 @@ def make_chains(
         num_warmup=num_warmup,
         structure=structure,
         number=number,
+        seen=seen,
         ladder=ladder,
     )
 

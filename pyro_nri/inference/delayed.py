@@ -54,3 +54,6 @@ class Delayed(AbstractProposal):
             )
         gain = metropolis.log_joint_ratio(state.score, start.score, temperature)
         return Move(state.latents, gain, gain.new_zeros(gain.shape), 0)
+
+    def adapt(self, doubt: Tensor) -> None:
+        self.proposal.adapt(doubt)

@@ -62,6 +62,9 @@ class UniformLabel(AbstractProposal):
         new = self.prior.structure_of(labels.scatter(-1, entity, label % self.prior.num_labels))
         return _move(structure, new, -labelings.log_count, -self.prior.labelings(new).log_count, labelings.log_count)
 
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(_doubt_of_entities(doubt))
+
 
 class AbstractLabelBlock(AbstractProposal):
     """The label of one entity is drawn anew, with weights that depend on the structures that its labels make.
@@ -100,6 +103,9 @@ class AbstractLabelBlock(AbstractProposal):
         log_reverse = (log_prob.gather(0, old) - log_count.unflatten(0, each.shape[:2]).gather(0, chosen))[0]
         log_forward = log_prob.gather(0, chosen)[0] - labelings.log_count
         return _move(structure, new, log_forward, log_reverse, labelings.log_count)
+
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(_doubt_of_entities(doubt))
 
 
 class LabelBlock(AbstractLabelBlock):
@@ -186,6 +192,13 @@ def with_each_label(labels: Tensor, entity: Tensor, num_labels: int) -> Tensor:
     """Labelings with each label in turn at one entity ``[C, G]`` of labelings ``[C, G, N]``: ``[L, C, G, N]``."""
     label = torch.arange(num_labels, device=labels.device)[:, None, None, None].expand(-1, *labels.shape[:-1], 1)
     return labels.expand(num_labels, *labels.shape).scatter(-1, entity[None, ..., None].expand_as(label), label)
+
+
+def _doubt_of_entities(doubt: Tensor) -> Tensor:
+    """Sum over the edges of each entity, ``[C, G, N]``, of values ``[C, G, E]``."""
+    matrix = edges.to_matrix(doubt)
+    summed: Tensor = matrix.sum(-1) + matrix.sum(-2)
+    return summed
 
 
 def _move(structure: Tensor, new: Tensor, log_forward: Tensor, log_reverse: Tensor, log_count: Tensor) -> Move:

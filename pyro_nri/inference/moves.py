@@ -9,6 +9,9 @@ from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes import edges
 
+#: Share of choices that stay uniform, whatever warm-up was sure of.
+UNIFORM_SHARE = 0.5
+
 
 class AbstractProposal(ABC):
     """A kind of move on ``edge_type`` of G structures.
@@ -34,6 +37,16 @@ class AbstractProposal(ABC):
             temperature: of the step, for moves that draw from a conditional of the target: a number or ``[C, G]``.
         """
 
+    def adapt(self, doubt: Tensor) -> None:  # noqa: B027 (a move without a choice has nothing to adapt)
+        """From now on, choose more often what is in doubt. Called once, between warm-up and the draws.
+
+        What is chosen does not depend on the state, so any weights leave the posterior invariant once they are frozen
+        (Roberts & Rosenthal 2007, "Coupling and ergodicity of adaptive Markov chain Monte Carlo algorithms").
+
+        Args:
+            doubt: how uncertain each edge was in warm-up, zero or more, ``[C, G, E]``.
+        """
+
 
 class Choice:
     """A choice among the existing members of each group's row of ``mask``.
@@ -50,16 +63,32 @@ class Choice:
         if scan not in ("random", "turn"):
             raise ValueError(f"scan must be 'random' or 'turn', found {scan!r}")
         self.scan = scan
+        self.mask = mask
+        self.cumulative: Tensor | None = None  # of weights, [C, G, M]
         self.count = mask.sum(-1)  # [G]
         self.order = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)  # existing members first
 
     def __call__(self, uniform: Tensor, step: int) -> Tensor:
         """Member for each uniform ``[C, G]`` at a step, long ``[C, G]``."""
+        if self.cumulative is not None:
+            return torch.searchsorted(self.cumulative, uniform[..., None].contiguous(), right=True).squeeze(-1)
         if self.scan == "turn":
             place = (step % self.count).expand(uniform.shape)
         else:
             place = (uniform * self.count).long().minimum(self.count - 1)
         return self.order.expand(len(uniform), -1, -1).gather(-1, place[..., None]).squeeze(-1)
+
+    def prefer(self, doubt: Tensor) -> None:
+        """Choose at random from now on: half of the time uniformly, else in proportion to ``doubt``, ``[C, G, M]``."""
+        uniform = self.mask / self.count[:, None]
+        doubt = torch.where(self.mask, doubt, torch.zeros_like(doubt))
+        total = doubt.sum(-1, keepdim=True)
+        share = torch.where(total > 0, doubt / total, uniform.to(doubt))
+        cumulative = (UNIFORM_SHARE * uniform + (1 - UNIFORM_SHARE) * share).cumsum(-1)
+        # From the last member on it is 1, so that rounding leads to none that does not exist.
+        last = self.mask.shape[-1] - 1 - self.mask.flip(-1).to(torch.uint8).argmax(-1, keepdim=True)
+        number = torch.arange(self.mask.shape[-1], device=doubt.device)
+        self.cumulative = torch.where(number >= last, torch.ones_like(cumulative), cumulative)
 
 
 def shift(uniform: Tensor, num_values: int) -> Tensor:

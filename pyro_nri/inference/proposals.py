@@ -12,8 +12,8 @@ from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, Uniform
 from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
 from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
+from pyro_nri.inference.particle_gibbs import ParticleGibbs
 from pyro_nri.inference.rounds import EdgeRound
-from pyro_nri.inference.sequential import SequentialBlock, SequentialSweep
 from pyro_nri.inference.streams import Stream, categorical
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, code_types, codes_of
@@ -54,6 +54,9 @@ class UniformEdge(AbstractProposal):
         zero = torch.zeros_like(uniform[..., 0])
         return Move({"edge_type": new}, zero, zero, 0)
 
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(doubt)
+
 
 class UniformPair(AbstractProposal):
     """Both edges of one pair, uniform among all, change together. Symmetric: the ratio is 1.
@@ -86,6 +89,9 @@ class UniformPair(AbstractProposal):
             new = torch.stack([code // num_types, code % num_types], dim=-1)
         zero = torch.zeros_like(uniform[..., 0])
         return Move({"edge_type": structure.scatter(-1, edge, new)}, zero, zero, 0)
+
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(doubt[..., self.both].sum(-1))
 
 
 class ReceiverBlock(AbstractProposal):
@@ -133,6 +139,9 @@ class ReceiverBlock(AbstractProposal):
         if self.tied:
             moved = moved.scatter(-1, self.reverse[edge], new)
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
+
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(doubt[..., self.incoming].sum(-1))
 
 
 class ExactReceiver(AbstractProposal):
@@ -206,6 +215,9 @@ class ExactReceiver(AbstractProposal):
         log_reverse = log_prob.gather(-1, old).squeeze(-1)
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(doubt[..., self.incoming].sum(-1))
+
     def _outgoing(self, structure: Tensor, codes: Tensor, receiver: Tensor, group: Tensor) -> Tensor:
         """What each code of the receiver, mirrored on its outgoing edges, adds to the others: ``[C, G, R]``."""
         other, place = self.other[receiver], self.place[receiver]  # [C, G, N - 1]
@@ -251,6 +263,10 @@ class Mixture(AbstractProposal):
         move = chosen.propose(latents, uniform[..., : chosen.num_uniforms], step, temperature)
         before = sum(len(proposal.move_names) for proposal in self.proposals[:number])
         return move._replace(kind=before + move.kind)
+
+    def adapt(self, doubt: Tensor) -> None:
+        for proposal in self.proposals:
+            proposal.adapt(doubt)
 
     def component(self, step: int) -> int:
         """Number of the component that is used at a step."""
@@ -330,8 +346,5 @@ def make_proposal(
         if informed is not None and name != "balanced":
             moves.append((EdgeRound(prior, informed, scan=scan), 8.0))
         if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
-            if prior.factorises:
-                moves.append((SequentialSweep(prior, informed), 4.0))
-            else:
-                moves.append((SequentialBlock(prior, informed.relaxed, scan=scan), 4.0))
+            moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0 if prior.factorises else 0.25))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

@@ -63,6 +63,9 @@ class EdgeRound(AbstractProposal):
         log_reverse = back.gather(-1, structure.gather(-1, edge)[..., None]).sum((-2, -1))
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
+    def adapt(self, doubt: Tensor) -> None:
+        self.choose.prefer(doubt[..., self.edges].sum(-1))
+
 
 def tournament(num_entities: int) -> Tensor:
     """Rounds in which every entity meets each other one once, long ``[rounds, N // 2, 2]`` (the circle method).

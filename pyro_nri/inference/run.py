@@ -153,6 +153,7 @@ def infer(
         start_temperature=start_temperature,
         seed=seed,
         number=_num_draws(warmup) + _num_draws(kept) * thin,
+        seen=None if warmup is None else torch.as_tensor(warmup.edge_type).to(prior.edge_mask.device),
         **_where(kept or warmup, num_replicas, num_chains, prior),
     )
     if resume is not None and resume.move_names != chains.proposal.move_names:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
+from pyro_nri.inference.balanced import BalancedEdge
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
+from pyro_nri.inference.moves import Choice
 from pyro_nri.inference.proposals import (
     ExactReceiver,
     Mixture,
@@ -16,6 +18,7 @@ from pyro_nri.inference.proposals import (
     UniformPair,
     make_proposal,
 )
+from pyro_nri.inference.rounds import EdgeRound
 from pyro_nri.model.priors import make_prior
 from pyro_nri.model.receivers import MessageCache, ReceiverTable
 from pyro_nri.scenes.scenes import Scenes
@@ -44,6 +47,8 @@ def make(kind, name="independent", num_types=2, scan="random"):
         "pair": lambda: UniformPair(made),
         "block": lambda: ReceiverBlock(made, log_q, scan=scan),
         "exact": lambda: ExactReceiver(made, table, scan=scan),
+        "balanced": lambda: BalancedEdge(made, table),
+        "rounds": lambda: EdgeRound(made, table, scan=scan),
         "label": lambda: UniformLabel(made),
         "draw": lambda: PriorDraw(made),
         "label_block": lambda: LabelBlock(made, log_q, scan=scan),
@@ -251,3 +256,39 @@ def test_names(name):
         match="proposal must be one of auto, uniform, neural, exact, balanced, rounds, delayed, found 'magic'",
     ):
         make_proposal("magic", made)
+
+
+# --- choices that prefer what is in doubt -----------------------------------------------------------------------------
+@pytest.mark.statistical
+def test_choices_follow_the_doubt():
+    """Half of them uniform over what exists, half in proportion; each chain and group has its own."""
+    mask = torch.tensor([[True, True, True, True], [True, False, True, False]])
+    doubt = torch.tensor([[[1.0, 0, 3, 0], [0, 9, 0, 9]], [[0, 0, 0, 1], [2, 0, 6, 0]]], dtype=torch.double)
+    wanted = np.array([[[0.25, 0.125, 0.5, 0.125], [0.5, 0, 0.5, 0]], [[0.125] * 3 + [0.625], [0.375, 0, 0.625, 0]]])
+    choice = Choice(mask, "turn")
+    choice.prefer(doubt)
+    uniform = torch.rand(20_000, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    drawn = torch.stack([choice(each, 0) for each in uniform])
+    found = torch.nn.functional.one_hot(drawn, 4).double().mean(0).numpy()
+    assert (np.abs(found - wanted) <= 5 * np.sqrt(wanted * (1 - wanted) / 20_000)).all()
+    last = choice(torch.full((2, 2), 1 - 2**-53, dtype=torch.double), 0)
+    assert mask.expand(2, 2, 4).gather(-1, last[..., None]).all()  # rounding leads to no member that does not exist
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("kind", ["edge", "pair", "block", "exact", "balanced", "rounds"])
+def test_moves_prefer_the_edges_in_doubt(kind):
+    """One edge of each structure was uncertain: it is proposed several times as often as before."""
+    structure = start("independent", num_chains=1500)
+    doubt = torch.zeros(structure.shape, dtype=torch.double)
+    edge = PAIRS.index((0, 1))
+    doubt[..., edge] = 1
+    shares = []
+    for adapted in (False, True):
+        proposal = make(kind)
+        if adapted:
+            proposal.adapt(doubt)
+        moves = [propose(proposal, structure, step, seed=step) for step in range(4)]
+        changed = torch.stack([move.latents["edge_type"] != structure for move in moves])[:, :, 0]
+        shares.append(float(changed[..., edge].double().sum() / changed.double().sum()))
+    assert shares[1] > 1.3 * shares[0]

@@ -31,12 +31,10 @@ from pyro_nri.inference.proposals import (
     make_proposal,
 )
 from pyro_nri.inference.rounds import EdgeRound
-from pyro_nri.inference.sequential import SequentialBlock, SequentialSweep
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.model.priors import make_prior
 from pyro_nri.model.receivers import ReceiverTable
-from pyro_nri.model.relaxed import Relaxed
 from pyro_nri.scenes.scenes import Scenes
 
 TYPE_WEIGHTS = {2: [0.65, 0.35], 3: [0.5, 0.2, 0.3]}
@@ -220,35 +218,6 @@ class Problem:
             choices.append(matrix)
         return choices
 
-    def sequential_choices(self, mean, covariance, floor, temperature):
-        """The sender with the smaller variance first, the other given it, by formulas of conditional normals."""
-        vertex = np.eye(self.num_types)[:, 1:]
-
-        def probability(centre, spread):
-            apart = vertex - centre
-            weight = np.exp(-np.einsum("ka,ab,kb->k", apart, np.linalg.inv(spread), apart) / 2 / temperature)
-            return (1 - floor) * weight / weight.sum() + floor / self.num_types
-
-        choices = []
-        for j in range(3):
-            mu, sigma = mean[j], covariance[j]
-            first = int(np.trace(sigma[1, :, 1]) < np.trace(sigma[0, :, 0]))
-            other = 1 - first
-            gain = sigma[other, :, first] @ np.linalg.inv(sigma[first, :, first])
-            left = sigma[other, :, other] - gain @ sigma[first, :, other]
-            q = np.zeros((self.num_types,) * 2)
-            for k, share in enumerate(probability(mu[first], sigma[first, :, first])):
-                centre = mu[other] + gain @ (vertex[k] - mu[first])
-                row = share * probability(centre, left)
-                q[(k, slice(None)) if first == 0 else (slice(None), k)] = row
-            matrix = self.empty()
-            for z in self.structures:
-                for types in itertools.product(range(self.num_types), repeat=2):
-                    new = self.changed(z, dict(zip(self.incoming[j], types, strict=True)))
-                    matrix[self.number[z], self.number[new]] += q[types]
-            choices.append(matrix)
-        return choices
-
     def prior_choices(self):
         return [np.tile(self.prior_probability, (len(self.structures), 1))]
 
@@ -340,14 +309,6 @@ def asymmetric_log_q(num_types, num_entities):
     return torch.as_tensor(np.log(np.random.default_rng(5).dirichlet([0.7] * num_types, shape)))
 
 
-def some_weights(num_types):
-    """Relaxed weights whose senders are correlated, and their covariance."""
-    rng, num_free = np.random.default_rng(2), num_types - 1
-    root = rng.standard_normal((1, 3, 2 * num_free, 2 * num_free + 1))
-    covariance = (1.5 * root @ root.swapaxes(-1, -2)).reshape(1, 3, 2, num_free, 2, num_free)
-    return rng.uniform(0.2, 0.8, (1, 3, 2, num_free)), covariance
-
-
 def neural_log_q(num_types, num_entities):
     """An encoder with random weights, its output sharpened, on a random walk."""
     generator = torch.Generator().manual_seed(0)
@@ -395,21 +356,6 @@ def build(name, prior_name, num_types, temperature):
     )
     balanced = (BalancedEdge(prior, table), Component(problem.balanced_choices(temperature)))
     rounds = (EdgeRound(prior, table, scan=scan), Component(problem.round_choices(temperature)))
-    mean, covariance = some_weights(num_types)
-    precision = np.linalg.inv(covariance.reshape(1, 3, *[2 * num_types - 2] * 2)).reshape(covariance.shape)
-    weights = SequentialBlock(prior, Relaxed(torch.as_tensor(mean), torch.as_tensor(precision)), scan=scan)
-    sequential = (
-        weights,
-        Component(
-            problem.sequential_choices(mean[0], covariance[0], weights.blocks.floor, temperature), scan == "turn"
-        ),
-    )
-    sweep = None
-    if name == "sweep":
-        table.relaxed = Relaxed(torch.as_tensor(mean), torch.as_tensor(precision))
-        made = SequentialSweep(prior, table)
-        each = [problem.metropolis(q, temperature) for q in sequential[1].choices]
-        sweep = (made, Component([np.linalg.multi_dot(each)]))
     if name.startswith("mixture"):
         parts = [(UniformEdge(prior), Component(edge())), single[-1], block, exact]
         weights = (1.0, 2.0, 1.5, 0.5)
@@ -427,7 +373,7 @@ def build(name, prior_name, num_types, temperature):
         }
         return made_case(name, problem, log_q, by_name, temperature)
     chosen = {"edge": single[0], "pair": single[-1], "exact": exact, "block": block, "balanced": balanced}
-    chosen |= {"rounds": rounds, "sequential": sequential, "sweep": sweep}
+    chosen["rounds"] = rounds
     chosen = chosen[name.split()[0]]
     return Case(problem, chosen[0], [chosen[1]], temperature)
 
@@ -453,8 +399,6 @@ NAMES = [
     "exact turn",
     "balanced",
     "rounds",
-    "sequential",
-    "sequential turn",
     "mixture",
     "mixture turn",
     "make uniform",
@@ -555,7 +499,7 @@ def test_reported_probabilities(any_case, temperature):
         assert kind == number
         assert case.proposal.move_names[kind] in (
             *("uniform_edge", "uniform_pair", "receiver_block", "exact_receiver", "balanced_edge"),
-            *("edge_round", "sequential_block", "sequential_sweep"),
+            "edge_round",
             *("uniform_label", "prior_draw", "label_block", "exact_label"),
         )
         if case.proposal.move_names[kind] == "uniform_edge" and case.problem.tied:
