@@ -3,11 +3,11 @@
     python benchmarks/efficiency.py [--smoke] [--only charged5 springs20] [--out FOLDER]
 
 Pair forces, scenes without labels, in windows and with measurement noise that leave edges in doubt: charged particles
-with the model of ``data/models``; springs with a model trained anew on 100 scenes with the same measurement noise (two
-minutes, seed 0). Independent prior. An evaluation scores the incoming edges of one receiver over all frames; a balanced
+with the model of ``data/models``; springs with a model trained anew on 100 scenes with the same measurement noise (one
+minute, seed 0). Independent prior. An evaluation scores the incoming edges of one receiver over all frames; a balanced
 move asks for every change of a receiver's edges, there and back, and pays for all of them, a particle filter for every
-particle; an exact block looks up a table that was paid for before (``table_evaluations``). "rollouts" has the forward
-density with a horizon of 10 frames, where an evaluation is a rollout of the whole scene: one-step posteriors have
+particle; an exact block looks up a table that was paid for before (``table_evaluations``). "rollouts" has message
+passing with a horizon of 10 frames, where an evaluation is a rollout of the whole scene; the one-step posterior has
 accepted a delayed move before.
 
 Effective sample sizes are those of indicators of edges whose probability, by the last kernel, lies between 0.05 and
@@ -53,6 +53,7 @@ class Problem(NamedTuple):
     measurement_noise: float
     num_steps: int
     kernels: tuple[str, ...]
+    dynamics: str = "pair-forces"
     horizon: int = 1
 
 
@@ -62,7 +63,12 @@ PROBLEMS = {
     "charged10": Problem("charged", 10, 5, 0.0, 3000, TABLES),
     "springs10": Problem("springs", 10, 10, 0.02, 3000, TABLES),
     "springs20": Problem("springs", 20, 10, 0.02, 3000, ("uniform", "neural", "balanced", "rounds", "auto")),
-    "rollouts": Problem("charged", 5, 11, 0.0, 600, ("uniform", "neural", "auto without surrogate", "delayed"), 10),
+    "rollouts": Problem(
+        *("springs", 5, 11, 0.02, 1000),
+        ("uniform", "neural", "auto without surrogate", "delayed"),
+        dynamics="message-passing",
+        horizon=10,
+    ),
 }
 
 
@@ -86,12 +92,12 @@ class Counted(AbstractLikelihood):
         return self.inner.edge_alternatives(structure, edge)
 
 
-def learned(problem: Problem) -> Checkpoint:
+def learned(problem: Problem, minutes: float) -> Checkpoint:
     """The model of a problem."""
-    if not problem.measurement_noise:
+    if not problem.measurement_noise and problem.dynamics == "pair-forces":
         return load_checkpoint(Path(__file__).parent.parent / "data" / "models" / f"{problem.system}5.pt")
     scenes = simulate(problem.system, 100, measurement_noise=problem.measurement_noise, seed=1)
-    return fit(scenes, spec=ModelSpec(2, dynamics="pair-forces"), minutes=1.0, seed=0)
+    return fit(scenes, spec=ModelSpec(2, dynamics=problem.dynamics), minutes=minutes, seed=0)
 
 
 def run(
@@ -178,12 +184,14 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / ("efficiency_smoke.csv" if arguments.smoke else "efficiency.csv")
     before = pd.read_csv(path) if path.exists() and not arguments.smoke else pd.DataFrame({"problem": []})
-    models: dict[tuple[str, float], Checkpoint] = {}
+    models: dict[tuple[str, float, str], Checkpoint] = {}
     for name in tqdm(arguments.only, unit="problem"):
         problem = PROBLEMS[name]
-        what = (problem.system, 0.0 if arguments.smoke else problem.measurement_noise)
+        if arguments.smoke and problem.dynamics == "pair-forces":
+            problem = problem._replace(measurement_noise=0.0)
+        what = (problem.system, problem.measurement_noise, problem.dynamics)
         if what not in models:
-            models[what] = learned(problem._replace(measurement_noise=what[1]))
+            models[what] = learned(problem, 0.01 if arguments.smoke else 1.0)
         num_steps, num_scenes = (40, 2) if arguments.smoke else (problem.num_steps, arguments.num_scenes)
         rows = run(name, models[what], num_scenes=num_scenes, num_chains=4, num_steps=num_steps, seed=arguments.seed)
         before = pd.concat([before[before["problem"] != name], pd.DataFrame(rows)], ignore_index=True)
