@@ -13,7 +13,7 @@ density (evaluated anew). What it promises:
 5. ``StructureKernel`` under plain ``pyro.infer.MCMC`` makes the draws of ``infer``, and forgets its past at ``setup``.
 6. Nothing is learned: modules, noise, prior, encoder and the global random numbers are left as they were.
 7. Every draw is a structure of the prior: padding has type 0, ties hold, the log prior is finite.
-8. The log joint of every draw is the one that a fresh model gives to its structure, in other arithmetic.
+8. The log joint of every draw is the one that the model, asked afresh and by another route, gives to its structure.
 
 What one run can show is asked of every combination, with one noise for each combination of the others where likelihoods
 are evaluated anew. What takes several runs (1, 2, 3, 5) is asked with one noise for each combination of the others, by
@@ -55,8 +55,10 @@ LIKELIHOODS = {
     "forward": ({"dynamics": "pair-forces", "boundary": 3.0, "num_substeps": 2}, False),
 }
 #: Warm-up, and draws of a run alone and of runs that are compared with it.
-NUM_WARMUP, NUM_DRAWS, NUM_COMPARED = 1, 8, 3
+NUM_WARMUP, NUM_DRAWS, NUM_COMPARED = 1, 6, 2
 NUM_CHAINS = 3
+#: With this seed short runs make most kinds of moves that their proposal has.
+SEED = 274
 
 
 class Case(NamedTuple):
@@ -189,7 +191,7 @@ class Runs:
         return self.infer(num_chains=2)
 
     def infer(self, scenes=None, **options):
-        options = {"num_draws": NUM_COMPARED, "num_chains": NUM_CHAINS, "seed": 11} | options
+        options = {"num_draws": NUM_COMPARED, "num_chains": NUM_CHAINS, "seed": SEED} | options
         options = {"method": "mcmc", "num_warmup": NUM_WARMUP, "start_temperature": 4.0} | options
         return infer(self.model, self.scenes if scenes is None else scenes, **self.options, **options)
 
@@ -234,6 +236,15 @@ def assert_same(draws, whole, num_chains=NUM_CHAINS):
             np.testing.assert_array_equal(getattr(one, name), wanted, err_msg=name)
         np.testing.assert_array_equal(one.move_kind, two.move_kind[:num_draws])
         np.testing.assert_allclose(one.log_joint, two.log_joint[:num_chains, :num_draws, group], rtol=1e-10, atol=1e-9)
+
+
+# --- combinations ----------------------------------------------------------------------------------------------------
+def test_every_name_meets_every_noise():
+    """A part that is registered is combined with the others."""
+    assert {options["dynamics"] for options, _ in LIKELIHOODS.values()} == set(DYNAMICS)
+    for axis, names in enumerate((PROPOSALS, PRIORS, LIKELIHOODS)):
+        assert {(each[axis], each.noise) for each in SEVERAL} == set(itertools.product(names, NOISES))
+    assert not set(REFUSED) & set(CASES)
 
 
 # --- refused ---------------------------------------------------------------------------------------------------------
@@ -296,7 +307,7 @@ def test_every_draw_is_a_structure_of_the_prior(runs):
     assert prior.log_prob(structures).isfinite().all()
 
 
-def test_the_log_joint_of_every_draw_is_that_of_a_fresh_model(runs):
+def test_the_log_joint_of_every_draw_is_the_one_computed_afresh(runs):
     """By the twin of the program; impulses, which are no part of it, by the other of their caches."""
     draws, model, scenes = runs.whole, runs.model, runs.scenes
     with torch.no_grad():
@@ -337,8 +348,8 @@ def test_scenes_in_another_order_behind_an_executor_have_the_same_draws(more):
 
 
 def test_another_seed_gives_other_draws(more):
-    draws = more.infer(num_chains=2, seed=12)
-    assert not np.array_equal(draws.edge_type, more.few.edge_type)
+    draws = more.infer(num_chains=2, num_draws=1, seed=SEED + 1)
+    assert not np.array_equal(draws.edge_type, more.few.edge_type[:, :1])
     assert not np.array_equal(draws.warmup.edge_type, more.few.warmup.edge_type)
 
 
@@ -351,7 +362,7 @@ def test_no_two_chains_are_alike(more):
 
 
 def test_plain_mcmc_makes_the_draws_of_infer_and_setup_twice_is_once(more):
-    kernel = StructureKernel(more.model, num_chains=2, seed=11, start_temperature=4.0, **more.options)
+    kernel = StructureKernel(more.model, num_chains=2, seed=SEED, start_temperature=4.0, **more.options)
     mcmc = MCMC(kernel, num_samples=NUM_COMPARED, warmup_steps=NUM_WARMUP, disable_progbar=True)
     mcmc.run(more.scenes)
     samples, log_joint = mcmc.get_samples()["edge_type"], kernel.diagnostics()["log_joint"]  # [S, C, G, *]
@@ -436,14 +447,14 @@ def test_each_move_has_a_way_back_with_the_opposite_ratio(more):
     assert set(kinds) == set(range(len(proposal.proposals)))
     for kind, part in enumerate(proposal.proposals):
         is_delayed = isinstance(part, Delayed)
-        steps = [step for step, each in enumerate(kinds) if each == kind][: 8 if is_delayed else 1]
-        there = tally(proposal, every[:: max(1, len(every) // 2)][:2], steps, 600, temperature, seed=1)
+        steps = [step for step, each in enumerate(kinds) if each == kind][: 5 if is_delayed else 1]
+        there = tally(proposal, every[:: max(1, len(every) // 2)][:2], steps, 500, temperature, seed=1)
         assert {to for _, to in there} <= known
         # Ways by which some should come back; of these the ones whose ratio says most.
         ways = [way for way, each in there.items() if min(n * min(1, np.exp(r)) for r, n in each.items()) > 6]
         ways = sorted(ways, key=lambda way: -max(map(abs, there[way])))[:3]
         assert ways
-        back = tally(proposal, torch.tensor(sorted({to for _, to in ways})), steps, 600, temperature, seed=2)
+        back = tally(proposal, torch.tensor(sorted({to for _, to in ways})), steps, 500, temperature, seed=2)
         for where, to in ways:
             ratios, returns = there[where, to], {-ratio: count for ratio, count in back[to, where].items()}
             assert returns
