@@ -312,6 +312,8 @@ def make_proposal(
         raise ValueError("exact blocks need a receiver table, and this likelihood has none")
     if name in ("balanced", "rounds") and (likelihood is None or isinstance(prior, ChargesDistribution)):
         raise ValueError(f"moves {name!r} need a likelihood and a prior that is not over labels")
+    if name == "rounds" and likelihood is not None and not likelihood.is_cached:
+        raise ValueError("moves 'rounds' need a likelihood that factorises over receivers, and this one does not")
     if name == "neural" and log_q is None:
         raise ValueError("the neural proposal needs an encoder, and the model has none")
     if name == "delayed" and surrogate is None:
