@@ -278,7 +278,7 @@ def is_gibbs(name, prior):
 
     Rounds draw pairs independently of one another, which a sparse prior couples: there they may be rejected.
     """
-    return name in ("exact_receiver", "exact_label", "sequential_sweep") or (name == "edge_round" and prior != "sparse")
+    return name in ("exact_receiver", "exact_label", "particle_gibbs") or (name == "edge_round" and prior != "sparse")
 
 
 def test_moves_are_accepted_and_rejected(runs):

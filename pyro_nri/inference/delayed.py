@@ -17,13 +17,14 @@ from pyro_nri.inference.target import StructureTarget
 class Delayed(AbstractProposal):
     """Some Metropolis steps on a surrogate posterior, proposed as one move.
 
-    They leave the surrogate ``s`` invariant and are reversible, so the ratio of the way back to the way there is
-    ``s(old) / s(new)``. A move that ends where it began costs nothing.
+    They leave the surrogate ``s`` invariant and are reversible: the kinds of move that a mixture makes are the same
+    forwards and backwards. So the ratio of the way back to the way there is ``s(old) / s(new)``. A move that ends where
+    it began costs nothing.
 
     Args:
         surrogate: cheap posterior of the same structures, under the same prior.
-        proposal: moves on it. If there is more than one step, which of them is made must be drawn at random: turns
-            are not reversible.
+        proposal: moves on it, the same in the order of the steps and in its reverse; so turns are no different from
+            moves drawn at random.
         num_steps: steps on the surrogate.
 
     Raises:
@@ -47,7 +48,7 @@ class Delayed(AbstractProposal):
             state, _ = metropolis.advance(
                 state,
                 part,
-                step * self.num_steps + number,
+                step * self.num_steps + min(number, self.num_steps - 1 - number),
                 proposal=self.proposal,
                 target=self.surrogate,
                 temperature=temperature,

@@ -78,6 +78,10 @@ def block_matrix(surrogate, receiver, temperature=1.0):
     return matrix / matrix.sum(1, keepdims=True)
 
 
+def block_and_reverse(surrogate, temperature):
+    return np.linalg.multi_dot([block_matrix(surrogate, j, temperature) for j in (2, 1, 0)])
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 @pytest.mark.parametrize("prior", ["independent", "symmetric"])
 def test_a_wrong_surrogate_leaves_the_posterior_invariant(prior, temperature):
@@ -93,20 +97,28 @@ def test_a_wrong_surrogate_leaves_the_posterior_invariant(prior, temperature):
         np.testing.assert_allclose(flow, flow.T, atol=1e-12)
         assert np.abs(posterior @ matrix - posterior).max() < 1e-10
     in_turn = np.linalg.multi_dot([block_matrix(surrogate, j, temperature) for j in range(3)])
-    if prior == "symmetric":  # why turns are not admitted
+    if prior == "symmetric":  # why the way back is taken too
         assert np.abs(posterior @ exact_matrix(target, surrogate, in_turn, temperature) - posterior).max() > 1e-4
+    there_and_back = exact_matrix(target, surrogate, in_turn @ block_and_reverse(surrogate, temperature), temperature)
+    assert np.abs(posterior @ there_and_back - posterior).max() < 1e-10
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("num_steps", [1, 2])
+@pytest.mark.parametrize(("scan", "num_steps"), [("random", 1), ("random", 2), ("turn", 3), ("turn", 4)])
 @pytest.mark.parametrize("prior", ["independent", "symmetric"])
-def test_the_library_makes_these_transitions(prior, num_steps):
+def test_the_library_makes_these_transitions(prior, scan, num_steps):
+    """Blocks in turn go there and back: 0, 1, 1, 0."""
     target, surrogate = targets(prior, 2.0)
-    inner = ExactReceiver(surrogate.prior, surrogate.likelihood)
-    num_repeats = 2000
-    found = transition(target, Delayed(surrogate, inner, num_steps=num_steps), 5, num_repeats)
-    once = np.mean([block_matrix(surrogate, j) for j in range(3)], axis=0)
-    wanted = exact_matrix(target, surrogate, np.linalg.matrix_power(once, num_steps))
+    inner = ExactReceiver(surrogate.prior, surrogate.likelihood, scan=scan)
+    num_repeats, number = 2000, 5
+    found = transition(target, Delayed(surrogate, inner, num_steps=num_steps), number, num_repeats)
+    blocks = [block_matrix(surrogate, j) for j in range(3)]
+    if scan == "random":
+        made = np.linalg.matrix_power(np.mean(blocks, axis=0), num_steps)
+    else:
+        turns = [(number * num_steps + min(n, num_steps - 1 - n)) % 3 for n in range(num_steps)]
+        made = np.linalg.multi_dot([blocks[turn] for turn in turns])
+    wanted = exact_matrix(target, surrogate, made)
     error = np.sqrt(np.maximum(wanted * (1 - wanted), 1e-3) / num_repeats)  # few counts are not normal
     assert (np.abs(found - wanted) < 5 * error).all()
 
