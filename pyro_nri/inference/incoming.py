@@ -32,7 +32,7 @@ class IncomingDistribution(dist.TorchDistribution):
         Exactly one of two senders is linked.
 
         >>> coupling = torch.zeros(2, 2, 2, 2)
-        >>> coupling[1, :, 0, :] = torch.tensor([[-50.0, 50.0], [50.0, -50.0]])
+        >>> coupling[1, :, 0, :] = torch.tensor([[-99.0, 99.0], [99.0, -99.0]])
         >>> one_of_two = IncomingDistribution(torch.zeros(2, 2), coupling)
         >>> one_of_two.log_prob(torch.tensor([[0, 0], [0, 1], [1, 0]])).exp().tolist()
         [0.0, 0.5, 0.5]
