@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pyro_nri.inference.run import infer
     from pyro_nri.learning.bouncegrad import BounceGrad
     from pyro_nri.learning.checkpoint import load_checkpoint, save_checkpoint
+    from pyro_nri.learning.distill import distill
     from pyro_nri.model.program import SceneModel
     from pyro_nri.model.spec import ModelSpec
     from pyro_nri.posterior.convergence import chain_modes, check, graph_distance_ess, split_frequencies
@@ -43,6 +44,7 @@ _HOME = {
     "compare_models": "posterior.selection",
     "compare_priors": "posterior.marginals",
     "diagnostics_frame": "posterior.diagnostics",
+    "distill": "learning.distill",
     "edges_frame": "posterior.frames",
     "fit": "fitting",
     "from_dataframe": "scenes.readers",
@@ -78,6 +80,7 @@ __all__ = [
     "compare_models",
     "compare_priors",
     "diagnostics_frame",
+    "distill",
     "edges_frame",
     "fit",
     "from_dataframe",

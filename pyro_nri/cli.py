@@ -1,7 +1,6 @@
 """The command ``pyro-nri``: arguments in, one plain sentence out when they do not fit."""
 
 import argparse
-import json
 import math
 import os
 import shlex
@@ -10,6 +9,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, cast
+
+from pyro_nri.results import as_json, in_words
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -169,6 +170,13 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=_POSITIVE, metavar="M", help="train by the clock")
     length.add_argument(
         "--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 200)"
+    )
+    sub.add_argument(
+        "--distill-steps",
+        type=_number(int, 0),
+        default=0,
+        metavar="N",
+        help="then distil the neural proposal on posterior draws: edges into an entity are proposed jointly",
     )
     sub.add_argument(
         "--resume", action="store_true", help="go on from what an interrupted run of the same command kept"
@@ -334,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         sys.unraisablehook = hook
     try:
-        print(json.dumps(_finite(result), indent=2, allow_nan=False) if parsed.json else describe(result), flush=True)
+        print(as_json(result) if parsed.json else in_words(result), flush=True)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -350,50 +358,6 @@ def _say(
 ) -> None:
     """A warning as one sentence, without the place in the code."""
     print(f"pyro-nri: {' '.join(str(message).split())}", file=sys.stderr)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: it becomes the string "inf"."""
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
-
-
-def describe(result: dict[str, Any]) -> str:
-    """A result as lines for a person: a name, a value, an interval if there is one."""
-    lines = []
-    for name, value in result.items():
-        label = name.replace("_", " ")
-        if isinstance(value, dict) and "value" in value:
-            lines.append(f"{label:28} {_with_interval(value)}")
-        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            lines.append("\n".join(f"{label if i == 0 else '':28} {item}" for i, item in enumerate(value)))
-        elif isinstance(value, list):
-            lines.append(f"{label:28} {', '.join(_plain(item) for item in value) or 'none'}")
-        elif isinstance(value, dict):
-            continue  # for machines: --json has it
-        else:
-            lines.append(f"{label:28} {_plain(value)}")
-    return "\n".join(lines)
-
-
-def _with_interval(value: dict[str, Any]) -> str:
-    if value["value"] is None:
-        return f"unknown: {value.get('reason', 'there is nothing to score')}"
-    text = _plain(value["value"])
-    return text if value["low"] is None else f"{text}  [{_plain(value['low'])}, {_plain(value['high'])}]"
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return "none" if value is None else str(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    if math.isinf(value) or math.isnan(value):
-        return str(value)
-    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.2e}"
 
 
 if __name__ == "__main__":

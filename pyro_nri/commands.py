@@ -36,6 +36,8 @@ from pyro_nri.scenes.velocities import with_velocities
 SECONDS_BETWEEN_SAVES = 20.0
 # Arguments of train that may change when it goes on.
 _NO_CHOICES = ("command", "command_line", "json", "quiet", "num_threads", "scenes", "device", "resume", "out")
+# What a run that was interrupted before an argument existed had in its place.
+_BEFORE = {"distill_steps": 0}
 
 
 class Interrupted(Exception):
@@ -147,6 +149,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             **({} if arguments.learning_rate is None else {"learning_rate": arguments.learning_rate}),
             search_frames=arguments.search_frames,
             structure=_true_structure(scenes) if arguments.edges == "given" else None,
+            distill_steps=arguments.distill_steps,
         )
     except Diverged:
         unfinished.unlink(missing_ok=True)  # what was kept would break down again
@@ -161,6 +164,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     shown = {"num_steps": "steps", "seconds": "seconds", "inner": "inner", "loss": "loss"}
     shown |= {"edge_accuracy": "training_edge_accuracy", "num_models": "models", "agreement": "agreement_of_models"}
     result = {name: checkpoint.training[key] for key, name in shown.items() if key in checkpoint.training}
+    if "distillation" in checkpoint.training:
+        result |= {f"distillation_{name}": checkpoint.training["distillation"][name] for name in ("seconds", "loss")}
     if min(result.get("agreement_of_models", [1.0])) < LOW_AGREEMENT:
         note("models disagree on many edges, so their types may not correspond; train longer or on more scenes")
     return {**result, "wrote": arguments.out}
@@ -172,7 +177,7 @@ def _resumable(unfinished: Path, choices: dict[str, Any], fingerprints: tuple[st
         raise ValueError(f"there is nothing to resume: {str(unfinished)!r} does not exist")
     checkpoint = load_model(unfinished)
     for name, value in choices.items():
-        if (kept := checkpoint.training["choices"].get(name)) != value:
+        if (kept := checkpoint.training["choices"].get(name, _BEFORE.get(name))) != value:
             raise ValueError(
                 f"{str(unfinished)!r} was made with {name.replace('_', ' ')} {kept}, not {value}; give the same "
                 f"arguments to resume"

@@ -9,6 +9,7 @@ import torch
 from pyro_nri.learning.bouncegrad import BounceGrad
 from pyro_nri.learning.calibration import calibrate
 from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
+from pyro_nri.learning.distill import distill
 from pyro_nri.learning.law_bootstrap import bootstrap_laws
 from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.spec import ModelSpec
@@ -35,6 +36,7 @@ def fit(
     save_every: float = 30.0,
     device: torch.device | str = "cpu",
     law_bootstrap: int = 200,
+    distill_steps: int = 0,
     show_progress: bool = False,
     **options: Any,
 ) -> Checkpoint:
@@ -53,6 +55,8 @@ def fit(
         save_every: seconds.
         device: where to train; the model comes back on the CPU.
         law_bootstrap: number of bootstrap replicates of fitted laws, for their intervals; 0 for none.
+        distill_steps: steps after the training in which the proposal is distilled on posterior draws, see
+            :func:`~pyro_nri.learning.distill.distill`; 0 for none.
         show_progress: progress bar on standard error.
         options: further arguments of :class:`BounceGrad`, such as ``inner``, ``batch_size``, ``structure``.
 
@@ -70,6 +74,8 @@ def fit(
     """
     if (spec is None) == (num_edge_types is None):
         raise ValueError("give either num_edge_types or spec")
+    if distill_steps < 0:
+        raise ValueError(f"distill_steps must be 0 or more, found {distill_steps}")
     if spec is None:
         assert num_edge_types is not None
         kinds = 1 if scenes.entity_kind is None else int(scenes.entity_kind.max()) + 1
@@ -138,6 +144,10 @@ def fit(
         alignment = fit_alignment(inferred, truth, num_edge_types=spec.num_edge_types)
         checkpoint.alignment = alignment.tolist()
         checkpoint.training["edge_accuracy"] = float((alignment[inferred] == truth).mean())
+    if distill_steps:
+        checkpoint.to(device)
+        checkpoint = distill(checkpoint, scenes, num_steps=distill_steps, seed=seed, show_progress=show_progress)
+        checkpoint.to("cpu")
     return checkpoint
 
 

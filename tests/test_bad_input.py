@@ -240,6 +240,7 @@ ARGUMENTS = {
     train("a.nc", "--frames 3:2"): "frames 3:2 of 12 leave 0 frames, at least two",
     train("a.nc", "--search-frames 3:4"): "frames 3:4 of 12 leave 1 frames",
     train("a.nc", "--batch-size 0"): "--batch-size: must be a whole number of at least 1, found 0",
+    train("a.nc", "--distill-steps=-1"): "--distill-steps: must be a whole number of at least 0, found -1",
     train("a.nc", "--learning-rate inf"): "--learning-rate: must be a number above 0, found inf",
     train("a.nc", "--minutes 1"): "--minutes: not allowed with argument --num-steps",
     train("a.nc", "--num-steps 9 --learning-rate 1e30"): "training broke down: .*; a smaller learning rate may help",

@@ -122,6 +122,28 @@ def test_train(job, as_json, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
 
 
+def test_train_that_distils(job, as_json, tmp_path):
+    """Modules are those of a training without it; chains then propose jointly."""
+    out = tmp_path / "model.pt"
+    result = as_json("train", job / "train.nc", *TRAIN, 10, "--distill-steps", 4, "--out", out)
+    assert np.isfinite(result["distillation_loss"])
+    found, plain = load_checkpoint(out), load_checkpoint(job / "model.pt")
+    assert found.encoder.rank == 8
+    assert found.fingerprint == plain.fingerprint
+    assert found.training["distillation"]["num_steps"] == 4
+    as_json("infer", job / "test.nc", "--model", out, *MCMC, "--proposal", "neural", "--out", tmp_path / "p.nc")
+    assert "joint_block" in to_draws(read_posterior(tmp_path / "p.nc")).move_names
+
+
+def test_training_that_was_interrupted_before_distillation_existed_goes_on(job, as_json, tmp_path):
+    command = ("train", job / "train.nc", *TRAIN, 8, "--inner", "annealing", "--out")
+    stopped("save_checkpoint", 5, signal.SIGKILL, *command, tmp_path / "m.pt")
+    unfinished = load_checkpoint(tmp_path / "m.pt.unfinished")
+    assert unfinished.training["choices"].pop("distill_steps") == 0
+    save_checkpoint(unfinished, tmp_path / "m.pt.unfinished")
+    assert as_json(*command, tmp_path / "m.pt", "--resume")["steps"] == 8
+
+
 def test_infer(job, run, tmp_path):
     checkpoint, scenes = load_checkpoint(job / "model.pt"), read_netcdf(job / "test.nc")
     exact = read_posterior(job / "posterior.nc")

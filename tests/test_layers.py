@@ -50,6 +50,7 @@ ORDER: dict[str, Sequence[str]] = {
             "streams",
             "draws",
             "exact",
+            "incoming",
             "encoder",
             "schedules",
             "metropolis",
@@ -59,6 +60,7 @@ ORDER: dict[str, Sequence[str]] = {
             "balanced",
             "rounds",
             "particle_gibbs",
+            "joint",
             "delayed",
         ],
         *["proposals", "tempering", "hidden", "evidence", "chains", "kernel", "run", "heldout"],
@@ -90,6 +92,7 @@ ORDER: dict[str, Sequence[str]] = {
     "answers.py": [],
     "comparisons.py": [],
     "commands.py": [],
+    "results.py": [],
     "cli.py": [],
     "__main__.py": [],
 }

@@ -7,6 +7,7 @@ from torch import Tensor
 from pyro_nri.inference import metropolis
 from pyro_nri.inference.draws import Draws, Replicas
 from pyro_nri.inference.exact import edge_conditionals
+from pyro_nri.inference.incoming import IncomingDistribution
 from pyro_nri.inference.labels import label_conditionals
 from pyro_nri.inference.moves import AbstractProposal
 from pyro_nri.inference.proposals import make_proposal
@@ -211,6 +212,7 @@ def make_chains(
     group_names: tuple[str, ...],
     proposal: str,
     log_q: Tensor | None,
+    incoming: IncomingDistribution | None = None,
     surrogate: AbstractLikelihood | None = None,
     num_chains: int,
     num_warmup: int,
@@ -229,6 +231,7 @@ def make_chains(
         group_names: their G names, which key the random numbers.
         proposal: see :func:`make_proposal`.
         log_q: an encoder's log probabilities, ``[G, E, K]``, if there is one.
+        incoming: its joint distributions of the edges into each receiver, batch ``[G, N]``, if it has couplings.
         surrogate: a cheap likelihood of the same structures, if the other one does not factorise.
         num_chains: C.
         num_warmup: warm-up steps, annealed from ``start_temperature`` to 1 within their first half.
@@ -242,7 +245,9 @@ def make_chains(
     num_replicas = 1 if ladder is None else ladder.num_replicas
     return Chains(
         StructureTarget(likelihood, prior),
-        make_proposal(proposal, prior, likelihood=likelihood, log_q=log_q, surrogate=surrogate, seed=seed),
+        make_proposal(
+            proposal, prior, likelihood=likelihood, log_q=log_q, incoming=incoming, surrogate=surrogate, seed=seed
+        ),
         Stream(seed, keys(group_names, prior.edge_mask.device), num_chains * num_replicas),
         schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
         num_warmup=num_warmup,

@@ -8,7 +8,7 @@ from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
 from pyro_nri.inference.chains import Chains, make_chains, surrogate_of
-from pyro_nri.inference.encoder import Encoder, log_q
+from pyro_nri.inference.encoder import Encoder, learned_q
 from pyro_nri.model.program import SceneModel
 from pyro_nri.scenes.scenes import Scenes
 
@@ -76,13 +76,16 @@ class StructureKernel(MCMCKernel):
             likelihood = self.model.likelihood(scenes, cache=self.cache)
             scenes = self.model.prepare(scenes)
             prior = self.model.structure_prior(scenes)
+        encoder = self.encoder
+        edge_q, incoming = (None, None) if encoder is None else learned_q(encoder, scenes, tied=prior.tied)
         start = self._initial_params if self._start_is_given else None
         self._chains = make_chains(
             likelihood,
             prior,
             group_names=scenes.group_names,
             proposal=self.proposal,
-            log_q=None if self.encoder is None else log_q(self.encoder, scenes),
+            log_q=edge_q,
+            incoming=incoming,
             surrogate=surrogate_of(self.model, likelihood, scenes, self.proposal),
             num_chains=self.num_chains,
             num_warmup=warmup_steps,

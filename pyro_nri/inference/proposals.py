@@ -8,6 +8,8 @@ from torch import Tensor
 from pyro_nri.inference.balanced import BalancedEdge
 from pyro_nri.inference.delayed import Delayed
 from pyro_nri.inference.exact import code_log_prior
+from pyro_nri.inference.incoming import IncomingDistribution
+from pyro_nri.inference.joint import JointBlock
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
@@ -280,6 +282,7 @@ def make_proposal(
     *,
     likelihood: AbstractLikelihood | None = None,
     log_q: Tensor | None = None,
+    incoming: IncomingDistribution | None = None,
     surrogate: AbstractLikelihood | None = None,
     scan: str = "turn",
     seed: int = 0,
@@ -298,6 +301,8 @@ def make_proposal(
         likelihood: of the same structures: a receiver table for "exact", one that factorises for "rounds", any
             for "balanced".
         log_q: an encoder's log probabilities, ``[G, E, K]``, for "neural".
+        incoming: its joint distributions of the edges into each receiver, batch ``[G, N]``; receiver blocks are then
+            drawn from these.
         surrogate: a cheap likelihood of the same structures, for "delayed".
         scan: whether blocks take receivers and labels in "turn" or at "random".
         seed: seed of the choice between components.
@@ -319,7 +324,9 @@ def make_proposal(
     if name == "delayed" and surrogate is None:
         raise ValueError("delayed moves need a likelihood that does not factorise, and a surrogate for it")
     if surrogate is not None and name in ("auto", "delayed"):
-        inner = make_proposal("auto", prior, likelihood=surrogate, log_q=log_q, scan="random", seed=seed)
+        inner = make_proposal(
+            "auto", prior, likelihood=surrogate, log_q=log_q, incoming=incoming, scan="random", seed=seed
+        )
         delayed = Delayed(StructureTarget(surrogate, prior), inner, num_steps=DELAYED_STEPS)
         uniform = make_proposal("uniform", prior, seed=seed)
         return Mixture([delayed, uniform], [9.0, 1.0], seed=seed + 1)
@@ -339,7 +346,8 @@ def make_proposal(
         if exact is not None:
             moves.append((ExactReceiver(prior, exact, scan=scan), 3.0))
         if learned is not None:
-            moves.append((ReceiverBlock(prior, learned, scan=scan), 1.0 if name == "auto" else 3.0))
+            block = JointBlock(prior, incoming, scan=scan) if incoming else ReceiverBlock(prior, learned, scan=scan)
+            moves.append((block, 1.0 if name == "auto" else 3.0))
         informed = likelihood if name in ("balanced", "rounds") else None
         if name == "auto" and table is None and likelihood is not None and likelihood.is_cached:
             informed = likelihood

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pyro_nri.inference.chains import make_chains, surrogate_of
 from pyro_nri.inference.draws import Draws, append_draws, concatenate_draws
-from pyro_nri.inference.encoder import Encoder, log_q
+from pyro_nri.inference.encoder import Encoder, learned_q
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.tempering import Ladder
@@ -141,12 +141,14 @@ def infer(
     warmup, kept = _parts(resume)
     if resume is not None:
         _check_resume(resume, scenes, arguments)
+    edge_q, incoming = (None, None) if encoder is None else learned_q(encoder, scenes, tied=prior.tied)
     chains = make_chains(
         evaluated,
         prior,
         group_names=scenes.group_names,
         proposal=proposal,
-        log_q=None if encoder is None else log_q(encoder, scenes),
+        log_q=edge_q,
+        incoming=incoming,
         surrogate=surrogate_of(model, evaluated, scenes, proposal),
         num_chains=num_chains,
         num_warmup=num_warmup,

@@ -28,6 +28,8 @@ from pyro_nri.scenes.scenes import Scenes
 MAX_GROUPS_FOR_TABLE = 200
 #: Receiver tables with more entries than this for one scene are not made at every step.
 MAX_CODES = 1500
+#: For tqdm.
+PROGRESS_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {postfix}"
 
 
 class Diverged(ValueError):
@@ -318,7 +320,7 @@ class BounceGrad:
         """
         history = []
         saved = time.monotonic()
-        with tqdm(total=1000, disable=not show_progress, desc="train", bar_format=_BAR) as bar:
+        with tqdm(total=1000, disable=not show_progress, desc="train", bar_format=PROGRESS_BAR) as bar:
             bar.n = round(1000 * self.progress)
             while self.progress < 1:
                 try:
@@ -371,6 +373,3 @@ class BounceGrad:
         self.annealing = AdaptiveTemperature(*state["annealing"])
         self.num_done = state["num_done"]
         self.seconds = state["seconds"]
-
-
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}, {postfix}"

@@ -158,7 +158,9 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "spec": checkpoint.spec.to_dict(),
         "model": checkpoint.model.state_dict(),
-        "encoder": None if encoder is None else {"width": encoder.width, "state": encoder.state_dict()},
+        "encoder": None
+        if encoder is None
+        else {"width": encoder.width, "rank": encoder.rank, "state": encoder.state_dict()},
         "alignment": checkpoint.alignment,
         "training": checkpoint.training,
         "trainer": checkpoint.trainer,
@@ -237,6 +239,8 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
     # Weights keep the precision that they were saved in.
     checkpoint.model.to(content["model"]["score_scale"].dtype).load_state_dict(content["model"])
     if checkpoint.encoder is not None:
+        if (rank := content["encoder"].get("rank")) is not None:  # older files have no such entry
+            checkpoint.encoder.add_coupling(rank, generator=generator(0))
         checkpoint.encoder.to(content["encoder"]["state"]["units.scale"].dtype)
         checkpoint.encoder.load_state_dict(content["encoder"]["state"])
     checkpoint.alignment = content["alignment"]

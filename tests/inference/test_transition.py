@@ -19,8 +19,10 @@ from scipy import integrate, stats
 
 from pyro_nri.inference import metropolis
 from pyro_nri.inference.balanced import BalancedEdge
-from pyro_nri.inference.encoder import Encoder
+from pyro_nri.inference.encoder import Encoder, learned_q
 from pyro_nri.inference.encoder import log_q as encoder_log_q
+from pyro_nri.inference.incoming import IncomingDistribution
+from pyro_nri.inference.joint import JointBlock
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.proposals import (
     ExactReceiver,
@@ -171,6 +173,28 @@ class Problem:
             choices.append(matrix)
         return choices
 
+    def joint_choices(self, incoming, floor):
+        """The two senders of a receiver in the order of the distribution, the second one knowing the first."""
+        base, coupling, order = (np.asarray(x)[0] for x in (incoming.base, incoming.coupling, incoming.order))
+
+        def probability(logits):
+            weight = np.exp(logits - logits.max())
+            return (1 - floor) * weight / weight.sum() + floor / self.num_types
+
+        choices = []
+        for j in range(3):
+            first, second = order[j]
+            matrix = self.empty()
+            for z in self.structures:
+                for types in itertools.product(range(self.num_types), repeat=2):
+                    new = self.changed(z, dict(zip(self.incoming[j], types, strict=True)))
+                    knowing = probability(base[j, second] + coupling[j, second, :, first, types[first]])
+                    matrix[self.number[z], self.number[new]] += (
+                        probability(base[j, first])[types[first]] * knowing[types[second]]
+                    )
+            choices.append(matrix)
+        return choices
+
     def exact_choices(self, temperature):
         """The tempered posterior restricted to what one receiver's incoming edges can make of a structure."""
         posterior = self.posterior(temperature)
@@ -309,14 +333,37 @@ def asymmetric_log_q(num_types, num_entities):
     return torch.as_tensor(np.log(np.random.default_rng(5).dirichlet([0.7] * num_types, shape)))
 
 
-def neural_log_q(num_types, num_entities):
-    """An encoder with random weights, its output sharpened, on a random walk."""
+def neural(num_types, num_entities):
+    """An encoder with random weights, its output sharpened, and a random walk."""
     generator = torch.Generator().manual_seed(0)
     encoder = Encoder(num_types, 2, width=16, generator=generator).double()
     with torch.no_grad():
         encoder.output.weights[-1].mul_(4)
     steps = torch.randn(1, 6, num_entities, 2, generator=generator, dtype=torch.double)
-    return encoder_log_q(encoder, Scenes.from_arrays(steps.cumsum(1)))
+    return encoder, Scenes.from_arrays(steps.cumsum(1))
+
+
+def neural_log_q(num_types, num_entities):
+    return encoder_log_q(*neural(num_types, num_entities))
+
+
+def neural_incoming(num_types, tied):
+    """As above, with couplings whose weights are random too."""
+    encoder, scenes = neural(num_types, 3)
+    encoder.add_coupling(generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in encoder.coupling.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.double))
+    return learned_q(encoder, scenes, tied=tied)[1]
+
+
+def random_incoming(num_types):
+    """Couplings, and an order of the senders that is another one for each receiver."""
+    generator = torch.Generator().manual_seed(3)
+    base = torch.randn(1, 3, 2, num_types, generator=generator, dtype=torch.double)
+    coupling = torch.randn(1, 3, 2, num_types, 2, num_types, generator=generator, dtype=torch.double)
+    return IncomingDistribution(base, coupling, order=torch.tensor([[[0, 1], [1, 0], [1, 0]]]))
 
 
 @functools.cache
@@ -354,6 +401,11 @@ def build(name, prior_name, num_types, temperature):
         ReceiverBlock(prior, log_q, floor=floor, scan=scan),
         Component(problem.block_choices(log_q, floor), scan == "turn"),
     )
+    incoming = neural_incoming(num_types, problem.tied) if "encoder" in name else random_incoming(num_types)
+    joint = (
+        JointBlock(prior, incoming, floor=floor, scan=scan),
+        Component(problem.joint_choices(incoming, floor), scan == "turn"),
+    )
     balanced = (BalancedEdge(prior, table), Component(problem.balanced_choices(temperature)))
     rounds = (EdgeRound(prior, table, scan=scan), Component(problem.round_choices(temperature)))
     if name.startswith("mixture"):
@@ -367,21 +419,28 @@ def build(name, prior_name, num_types, temperature):
             "uniform_edge": Component(edge()),
             "uniform_pair": Component(pair()),
             "receiver_block": Component(problem.block_choices(log_q, 0.05), turn=True),
+            "joint_block": Component(problem.joint_choices(incoming, 0.05), turn=True),
             "exact_receiver": Component(problem.exact_choices(temperature), turn=True),
             "balanced_edge": balanced[1],
             "edge_round": Component(problem.round_choices(temperature)),
         }
-        return made_case(name, problem, log_q, by_name, temperature)
-    chosen = {"edge": single[0], "pair": single[-1], "exact": exact, "block": block, "balanced": balanced}
-    chosen["rounds"] = rounds
+        return made_case(name, problem, log_q, by_name, temperature, incoming if "joint" in name else None)
+    chosen = {"joint": joint} | {
+        "edge": single[0],
+        "pair": single[-1],
+        "exact": exact,
+        "block": block,
+        "balanced": balanced,
+        "rounds": rounds,
+    }
     chosen = chosen[name.split()[0]]
     return Case(problem, chosen[0], [chosen[1]], temperature)
 
 
-def made_case(name, problem, log_q, by_name, temperature):
+def made_case(name, problem, log_q, by_name, temperature, incoming=None):
     """Which moves, in which order and how often is up to the library; that the mixture is right is not."""
-    _, kind = name.split()
-    proposal = make_proposal(kind, problem.prior, likelihood=problem.table, log_q=log_q, seed=4)
+    kind = name.split()[1]
+    proposal = make_proposal(kind, problem.prior, likelihood=problem.table, log_q=log_q, incoming=incoming, seed=4)
     components = [by_name[move] for move in proposal.move_names]
     counts = np.bincount([proposal.component(step) for step in range(1000)], minlength=len(components))
     return Case(problem, proposal, components, temperature, tuple(counts / 1000), exact_weights=False)
@@ -395,6 +454,10 @@ NAMES = [
     "block floor 0",
     "block floor 0 turn",
     "block asymmetric",
+    "joint encoder",
+    "joint encoder turn",
+    "joint floor 0",
+    "joint floor 0 turn",
     "exact",
     "exact turn",
     "balanced",
@@ -406,6 +469,8 @@ NAMES = [
     "make exact",
     "make balanced",
     "make auto",
+    "make neural joint encoder",
+    "make auto joint",
 ]
 CASES = [(name, prior, 2) for name in NAMES for prior in ("independent", "symmetric")]
 CASES += [("pair", "symmetric", 3), ("mixture", "symmetric", 3), ("make exact", "symmetric", 3)]
@@ -414,6 +479,7 @@ CASES += [
 ]
 CASES += [("make exact", "sparse", 3), ("block asymmetric", "sparse", 3), ("make balanced", "sparse", 3)]
 CASES += [("balanced", "symmetric", 3)]
+CASES += [("joint", "symmetric", 3), ("joint", "sparse", 3), ("make neural joint", "sparse", 2)]
 LABEL_NAMES = ["label", "draw", "label_block encoder", "label_block floor 0 turn", "exact_label", "exact_label turn"]
 CASES += [(name, "charges of four", 2) for name in LABEL_NAMES]
 CASES += [(name, "one attracts", 2) for name in ("label", "label_block asymmetric", "exact_label")]
@@ -450,7 +516,8 @@ def test_detailed_balance_and_invariance(any_case, temperature):
 
 def test_turns_compose_to_a_sweep():
     """One receiver after the other: each leaves the posterior alone, so the sweep does, though it is not reversible."""
-    for name, prior in itertools.product(("exact turn", "block floor 0 turn"), ("independent", "symmetric")):
+    names = ("exact turn", "block floor 0 turn", "joint floor 0 turn")
+    for name, prior in itertools.product(names, ("independent", "symmetric")):
         case = build(name, prior, 2, 1.0)
         sweep = np.linalg.multi_dot([case.matrices(step)[0] for step in range(3)])
         posterior = case.problem.posterior()
@@ -499,7 +566,7 @@ def test_reported_probabilities(any_case, temperature):
         assert kind == number
         assert case.proposal.move_names[kind] in (
             *("uniform_edge", "uniform_pair", "receiver_block", "exact_receiver", "balanced_edge"),
-            "edge_round",
+            *("joint_block", "edge_round"),
             *("uniform_label", "prior_draw", "label_block", "exact_label"),
         )
         if case.proposal.move_names[kind] == "uniform_edge" and case.problem.tied:

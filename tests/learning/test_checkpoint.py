@@ -4,6 +4,7 @@ import os
 import pickle
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +70,30 @@ def test_drawn_laws(checkpoint, altered, tmp_path):
     for name, value in (("law_draws", draws[:, :2]), ("law_draws", 5), ("law_support", support[:, 1:])):
         with pytest.raises(ValueError, match=f"incomplete: {name} is no tensor of last axes"):
             altered(lambda content, name=name, value=value: content.update({name: value}))
+
+
+def test_couplings_of_the_encoder(checkpoint, altered, scenes, tmp_path):
+    """They are kept, in single and double precision; older files have none."""
+    assert load_checkpoint(saved(checkpoint, tmp_path)).encoder.rank is None
+    assert altered(lambda content: content["encoder"].pop("rank")).encoder.rank is None
+    for encoder in (checkpoint.encoder, checkpoint.encoder.double()):
+        if encoder.coupling is None:
+            encoder.add_coupling(rank=5, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            encoder.coupling.amount.add_(torch.rand(16, dtype=encoder.units.scale.dtype))
+        loaded = load_checkpoint(saved(checkpoint, tmp_path)).encoder
+        assert loaded.rank == 5
+        assert loaded.coupling.amount.dtype == encoder.units.scale.dtype
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in encoder.state_dict().items())
+    with pytest.raises(ValueError, match="incomplete"):
+        altered(lambda content: content["encoder"].update(rank=4))
+
+
+@pytest.mark.parametrize("name", ["charged5", "springs5"])
+def test_models_that_come_with_the_project_load_as_they_were(name):
+    found = load_checkpoint(Path(__file__).parents[2] / "data" / "models" / f"{name}.pt")
+    assert found.encoder.rank is None
+    assert not any("coupling" in key for key in found.encoder.state_dict())
 
 
 def saved(checkpoint, folder):
