@@ -154,7 +154,7 @@ def test_rollouts(make_model, make_scenes, make_encoder, prior):
         assert (np.abs(chain_means.mean(0) - wanted) <= 4.5 * np.maximum(error, 1e-3)).all()
         rates[proposal] = (np.diff(draws.edge_type, axis=1) != 0).sum() / draws.proposed[:, 1:].sum()
     assert "delayed" in infer(model, scenes, **arguments | {"num_draws": 1, "num_warmup": 0}).move_names
-    assert rates["delayed"] > 1.2 * rates["uniform"]
+    assert rates["delayed"] > 1.1 * rates["uniform"]
 
 
 def test_only_what_changes_is_rolled_out(make_model, make_scenes):
