@@ -36,7 +36,7 @@ STEPS_PER_ROUND, MAX_ROUNDS = 4, 100
 #: Weight of the independent distributions of edges beside the joint ones.
 EDGE_SHARE = 0.2
 #: Weight of a receiver whose draws all agree, where one whose draws never agree has 1 more.
-SURE_WEIGHT = 0.1
+SURE_WEIGHT = 0.2
 #: Where the posterior is not enumerated: chains, and their steps for each entity before the first draw.
 NUM_CHAINS, WARMUP_SWEEPS = 4, 20
 START_TEMPERATURE = 100.0
@@ -68,7 +68,7 @@ class Distillation:
         minutes: if given, the schedule follows the clock instead, whichever is further.
         batch_size: number of structures in a round.
         num_draws: posterior draws of each.
-        learning_rate: of Adam at the start; it falls to one hundredth along a cosine.
+        learning_rate: largest of Adam: it rises within the first 5 % and falls to one hundredth along a cosine.
         seed: fixes all random numbers.
 
     Raises:
@@ -85,7 +85,7 @@ class Distillation:
         minutes: float | None = None,
         batch_size: int = 32,
         num_draws: int = 16,
-        learning_rate: float = 3e-3,
+        learning_rate: float = 1e-2,
         seed: int,
     ) -> None:
         for name, value in (("num_steps", num_steps), ("batch_size", batch_size), ("num_draws", num_draws)):
@@ -138,8 +138,9 @@ class Distillation:
         else:
             chosen = int(torch.randint(len(self.rounds), (), generator=random))
         scenes, drawn = self.rounds[chosen]
+        rate = min(1.0, 0.01 + self.progress / 0.05) * (0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2)
+            group["lr"] = self.learning_rate * rate
         self.optimizer.zero_grad()
         joint_loss, edge_loss = losses(self.encoder, scenes, drawn, tied=self.model.structure_prior(scenes).tied)
         (joint_loss + EDGE_SHARE * edge_loss).backward()

@@ -110,7 +110,7 @@ def test_losses_are_those_of_the_definition():
         .mean(-1)
         .reshape(3, 3)
     )
-    weight = 0.1 + differ
+    weight = 0.2 + differ
     torch.testing.assert_close(joint_loss, (weight * each).sum() / weight.sum() / 2)
     torch.testing.assert_close(edge_loss, each.mean() / 2)
     assert (differ[:, 0] == 0).all()
