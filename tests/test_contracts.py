@@ -37,6 +37,7 @@ from pyro_nri.inference.chains import surrogate_of
 from pyro_nri.inference.delayed import Delayed
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.inference.kernel import StructureKernel
+from pyro_nri.inference.particle_gibbs import ParticleGibbs
 from pyro_nri.inference.proposals import PROPOSALS, make_proposal
 from pyro_nri.inference.run import infer
 from pyro_nri.model.noise import NOISES
@@ -437,9 +438,8 @@ def test_each_move_has_a_way_back_with_the_opposite_ratio(more):
 
     Several choices may make one change, such as two receivers that change the pair of both. Each is a kernel of its
     own, so the ratios of the way back are those of the way there with the other sign, one by one. Turns are fixed by
-    the step, which is the same on both ways. A delayed move is made of steps of several kinds, drawn by the step's
-    number: it is reversible on average over numbers only. So its way back may have another number, and its ratio is
-    compared with that of the surrogate.
+    the step, which is the same on both ways. A delayed move is made of several steps on a surrogate: its ratio is that
+    of the surrogate's posterior.
     """
     proposal, every, temperature = moves_of(more)
     kinds = [proposal.component(step) for step in range(400)]
@@ -447,14 +447,15 @@ def test_each_move_has_a_way_back_with_the_opposite_ratio(more):
     assert set(kinds) == set(range(len(proposal.proposals)))
     for kind, part in enumerate(proposal.proposals):
         is_delayed = isinstance(part, Delayed)
+        num = 1500 if isinstance(part, ParticleGibbs) else 500  # it leads almost anywhere
         steps = [step for step, each in enumerate(kinds) if each == kind][: 4 if is_delayed else 1]
-        there = tally(proposal, every[:: max(1, len(every) // 2)][:2], steps, 500, temperature, seed=1)
+        there = tally(proposal, every[:: max(1, len(every) // 2)][:2], steps, num, temperature, seed=1)
         assert {to for _, to in there} <= known
         # Ways by which some should come back; of these the ones whose ratio says most.
         ways = [way for way, each in there.items() if min(n * min(1, np.exp(r)) for r, n in each.items()) > 6]
         ways = sorted(ways, key=lambda way: -max(map(abs, there[way])))[:3]
         assert ways
-        back = tally(proposal, torch.tensor(sorted({to for _, to in ways})), steps, 500, temperature, seed=2)
+        back = tally(proposal, torch.tensor(sorted({to for _, to in ways})), steps, num, temperature, seed=2)
         for where, to in ways:
             ratios, returns = there[where, to], {-ratio: count for ratio, count in back[to, where].items()}
             assert returns
