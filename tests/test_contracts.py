@@ -413,7 +413,7 @@ def moves_of(runs):
     return proposal, every, max(1.0, float(max(spread)) / 2)
 
 
-def tally(proposal, starts, steps, 500, temperature, seed):
+def tally(proposal, starts, steps, num, temperature, seed):
     """Of ``num`` moves from each start: how many go where with which log ratio, ``{(from, to): {ratio: count}}``."""
     before = starts.repeat_interleave(num // len(steps), 0)[:, None]  # [C, 1, E]
     generator = torch.Generator().manual_seed(seed)
