@@ -248,7 +248,7 @@ def main() -> None:
     ]
     shown += ["acceptance", "acceptance_of_blocks", "ess_per_1000_steps", "ess_per_1000_evaluations"]
     shown += ["error_of_probabilities"]
-    print(frame[shown].round(3).to_string(index=False))
+    print(frame.reindex(columns=shown).round(3).to_string(index=False))
     print(f"wrote {path}")
 
 

@@ -7,8 +7,6 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_nri.inference.streams import categorical
-
 
 class IncomingDistribution(dist.TorchDistribution):
     """Joint distribution of the types of the edges into receivers: each sender's logits know the types drawn before it.
@@ -88,10 +86,16 @@ class IncomingDistribution(dist.TorchDistribution):
         return self._like(*(value.expand(*batch_shape, *value.shape[inner:]) for value in self._parts))
 
     def with_floor(self, floor: float) -> "IncomingDistribution":
-        """The same distributions with another share of the uniform one at each sender."""
-        return IncomingDistribution(
-            self.base, self.coupling, exists=self.exists, order=self.order, floor=floor, validate_args=False
-        )
+        """The same distributions with another share of the uniform one at each sender.
+
+        Raises:
+            ValueError: ``floor`` is not in [0, 1].
+        """
+        if not 0 <= floor <= 1:
+            raise ValueError(f"floor must be between 0 and 1, found {floor}")
+        changed = self._like(*self._parts)
+        changed.floor = floor
+        return changed
 
     def double(self) -> "IncomingDistribution":
         """The same distributions in float64."""
@@ -105,25 +109,32 @@ class IncomingDistribution(dist.TorchDistribution):
         one_hot = torch.nn.functional.one_hot(value, self.num_edge_types).to(self.base.dtype)
         flat = self.coupling.flatten(-4, -3).flatten(-2)  # [*batch, (N - 1) K, (N - 1) K]
         said = (flat @ one_hot.flatten(-2)[..., None]).squeeze(-1)  # [*sample, *batch, (N - 1) K]
-        log_prob = self._log_prob(self.base + said.unflatten(-1, self.base.shape[-2:]), self.exists)
+        log_prob = self._log_probability(self.base + said.unflatten(-1, self.base.shape[-2:]), self.exists)
         return log_prob.gather(-1, value[..., None]).squeeze(-1).sum(-1)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
         """Types as a function of uniform numbers in [0, 1): ``[*batch, N - 1]`` to long ``[*batch, N - 1]``."""
-        drawn = torch.zeros(uniform.shape, dtype=torch.long, device=uniform.device)
-        said = self.base.new_zeros(*uniform.shape, self.num_edge_types)  # what earlier draws say of each sender
-        flat = self.coupling.flatten(-2).expand(*said.shape, -1)  # [*batch, N - 1, K, (N - 1) K]
-        every = self.base.expand(said.shape)
-        for number in range(uniform.shape[-1]):
-            sender = self.order[..., number, None].expand(*uniform.shape[:-1], 1)
-            logits = (every + said).gather(-2, sender[..., None].expand(*sender.shape, self.num_edge_types))
-            exists = self.exists.expand(uniform.shape).gather(-1, sender)
-            probability = self._log_prob(logits, exists).exp()  # [*batch, 1, K]
-            types = categorical(probability, uniform.gather(-1, sender))
-            drawn.scatter_(-1, sender, types)
-            place = (sender * self.num_edge_types + types)[..., None, None]
-            said = said + flat.gather(-1, place.expand(*said.shape, 1)).squeeze(-1)
-        return drawn
+        order = self.order.expand(uniform.shape)
+        last = self.base.shape[-2:]  # N - 1, K
+        by_sender = order[..., None].expand(*uniform.shape, last[1])
+        base = self.base.expand(by_sender.shape).gather(-2, by_sender)
+        coupling = self.coupling.flatten(-2).expand(*by_sender.shape, -1)
+        coupling = coupling.gather(-3, by_sender[..., None].expand(coupling.shape)).unflatten(-1, last)
+        to_sender = order[..., None, None, :, None].expand(coupling.shape)
+        coupling = coupling.gather(-2, to_sender)  # both axes in the order of drawing
+        exists, uniform = self.exists.expand(order.shape).gather(-1, order), uniform.gather(-1, order)
+        said = torch.zeros_like(base)  # what earlier draws say of each sender, [*batch, N - 1, K]
+        drawn = []
+        for number in range(last[0]):
+            logits = base[..., number, :] + said[..., number, :]
+            cumulative = self._probability(logits, exists[..., number]).cumsum(-1)
+            # The target is below the total, so a type of probability zero is never drawn.
+            target = uniform[..., number, None] * cumulative[..., -1:]
+            types = (cumulative[..., :-1] <= target).sum(-1)
+            drawn.append(types)
+            chosen = types[..., None, None, None].expand(*said.shape, 1)
+            said = said + coupling[..., number, :].gather(-1, chosen).squeeze(-1)
+        return torch.empty_like(order).scatter_(-1, order, torch.stack(drawn, -1))
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw types, long ``[*sample, *batch, N - 1]``."""
@@ -135,18 +146,32 @@ class IncomingDistribution(dist.TorchDistribution):
         return self.base, self.coupling, self.exists, self.order
 
     def _like(self, base: Tensor, coupling: Tensor, exists: Tensor, order: Tensor) -> "IncomingDistribution":
-        return IncomingDistribution(
-            base, coupling, exists=exists, order=order, floor=self.floor, validate_args=self._validate_args
-        )
+        new = IncomingDistribution.__new__(IncomingDistribution)  # what is not read is zero already
+        new.num_edge_types, new.floor = self.num_edge_types, self.floor
+        new.base, new.coupling, new.exists, new.order = base, coupling, exists, order
+        dist.TorchDistribution.__init__(new, base.shape[:-2], base.shape[-2:-1], validate_args=False)
+        new._validate_args = self._validate_args
+        return new
 
-    def _log_prob(self, logits: Tensor, exists: Tensor) -> Tensor:
-        """Log probability of each type, ``[*batch, R, K]``, of R senders."""
-        log_prob = logits.log_softmax(-1)
+    def _probability(self, logits: Tensor, exists: Tensor) -> Tensor:
+        """Probability of each type ``[*batch, K]`` of senders."""
+        probability = logits.softmax(-1)
         if self.floor:
-            log_prob = ((1 - self.floor) * log_prob.exp() + self.floor / self.num_edge_types).log()
-        absent = torch.full_like(log_prob, -torch.inf)
-        absent[..., 0] = 0
-        return torch.where(exists[..., None], log_prob, absent)
+            probability = (1 - self.floor) * probability + self.floor / self.num_edge_types
+        return torch.where(exists[..., None], probability, _absent(probability))
+
+    def _log_probability(self, logits: Tensor, exists: Tensor) -> Tensor:
+        """Its logarithm; precise, and with finite gradients, without a floor too."""
+        if self.floor:
+            return self._probability(logits, exists).log()
+        return torch.where(exists[..., None], logits.log_softmax(-1), _absent(logits).log())
+
+
+def _absent(like: Tensor) -> Tensor:
+    """Type 0 with certainty, ``[K]``."""
+    probability = like.new_zeros(like.shape[-1])
+    probability[0] = 1
+    return probability
 
 
 def comes_before(order: Tensor) -> Tensor:

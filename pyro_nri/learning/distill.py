@@ -160,7 +160,7 @@ class Distillation:
             self.model, scenes, self.num_draws, encoder=self.encoder, seed=self.seed, number=self.num_rounds
         )
         self.num_rounds += 1
-        return scenes, drawn
+        return self.model.prepare(scenes), drawn
 
     def run(self, *, show_progress: bool = False) -> list[DistillLosses]:
         """Train until the schedule ends.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pyro_nri.cross_fitting import cross_fit
 from pyro_nri.fitting import fit
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.run import infer
@@ -16,6 +17,7 @@ from pyro_nri.learning.distill import MIN_FRAMES, Distillation, distill, draw_po
 from pyro_nri.model.receivers import ReceiverTable
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.scenes import edges
+from pyro_nri.scenes.batches import concatenate
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 
@@ -190,6 +192,26 @@ def test_modules_noise_and_prior_are_untouched(num_entities, choices):
     assert [p.requires_grad for p in distilled.model.parameters()] == [
         p.requires_grad for p in found.model.parameters()
     ]
+
+
+def test_groups_padding_and_missing_frames():
+    """Everything that scenes may be: one step is finite, and draws keep type 0 at edges that do not exist."""
+    small = random_walks(structure_group=list("aabbcd"))
+    seen = torch.rand(2, 8, 5, generator=torch.Generator().manual_seed(1)) > 0.1
+    large = random_walks(num_scenes=2, num_entities=5, observation_mask=seen, scene_names=["x", "y"])
+    scenes = concatenate([small, large])
+    found = make(scenes)
+    distilled = distill(found, scenes, num_steps=8, batch_size=4, seed=0)
+    assert np.isfinite(distilled.training["distillation"]["loss"])
+    drawn = draw_posterior(found.model, scenes, 20, seed=0)
+    assert drawn.shape == (20, 6, 20)
+    assert not drawn[:, ~scenes.edge_mask[scenes.group_first_scene]].any()
+
+
+def test_every_model_of_an_ensemble_is_distilled():
+    scenes = simulate("springs", 4, num_entities=3, num_frames=8, seed=0)
+    ensemble = cross_fit(scenes, num_folds=2, spec=ModelSpec(2), num_steps=2, distill_steps=2, seed=0)
+    assert [member.encoder.rank for member in ensemble.members] == [8, 8]
 
 
 def test_seeds_fix_the_result():
