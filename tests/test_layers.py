@@ -24,6 +24,7 @@ ORDER: dict[str, Sequence[str]] = {
         "edges",
         "checks",
         "scenes",
+        "hidden_entities",
         "batches",
         "files",
         "tables",
@@ -39,11 +40,11 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "dynamics": [
         *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_forces"],
-        *["integrated_paths", "rollout"],
+        *["hidden_paths", "integrated_paths", "rollout"],
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "program", "spec"],
+        *["impulse", "program", "hidden", "spec"],
     ],
     "inference": [
         *[
@@ -67,12 +68,15 @@ ORDER: dict[str, Sequence[str]] = {
             "proposals",
             "gauss_newton",
             "laplace",
-            "tempering",
+            "hidden_edges",
+            "hidden_search",
             "hidden",
+            "tempering",
             "evidence",
             "chains",
             "kernel",
             "run",
+            "hidden_run",
             "heldout",
         ],
     ],

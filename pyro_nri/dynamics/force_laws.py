@@ -112,7 +112,7 @@ class ForceLaws(nn.Module):
             ``[*batch, K]``, raw units.
         """
         columns = self.table() if table is None else table
-        bend, columns = self._bend(columns).T, columns.T  # [M - 1, K], [M, K]
+        bend, columns = self.bend(columns).T, columns.T  # [M - 1, K], [M, K]
         index, share = self._interval(coordinate)
         before = columns[index]
         value = before + (columns[index + 1] - before) * share[..., None] + bend[index] * _arch(share)[..., None]
@@ -121,13 +121,13 @@ class ForceLaws(nn.Module):
     def select(self, coordinate: Tensor, edge_type: Tensor, table: Tensor) -> Tensor:
         """Forces of given types: ``[*batch]`` distances or angles and types ``[*batch]`` to ``[*batch]``."""
         index, share = self._interval(coordinate)
-        flat, bend = table.reshape(-1), self._bend(table).reshape(-1)
+        flat, bend = table.reshape(-1), self.bend(table).reshape(-1)
         place = edge_type * NUM_POINTS + index
         before = flat[place]
         value = before + (flat[place + 1] - before) * share + bend[place - edge_type] * _arch(share)
         return value if self.circular else value / coordinate
 
-    def _bend(self, table: Tensor) -> Tensor:
+    def bend(self, table: Tensor) -> Tensor:
         """Second differences of the table ``[K, M]``, those at both ends of an interval averaged: ``[K, M - 1]``."""
         second = table.diff(n=2, dim=-1)
         if self.circular:

@@ -30,6 +30,34 @@ class Replicas:
 
 
 @dataclass(frozen=True, eq=False)
+class HiddenDraws:
+    """Hidden entities of G scenes; padding where a scene has fewer than the most, NaN.
+
+    Attributes:
+        state: at frame 0, raw units, float64 ``[C, S, G, N_hidden, D]``.
+        path: of R draws, raw units, float64 ``[R, G, N_hidden, T, D]``.
+        num_hidden: number of hidden entities in the draws of each scene, ``[G]``.
+        numbers: the M numbers that were tried.
+        log_marginal: log marginal likelihood of each number, ``[M, G]``.
+        log_marginal_error: standard errors, ``[M, G]``.
+    """
+
+    state: NDArray[np.float64]
+    path: NDArray[np.float64]
+    num_hidden: NDArray[np.integer]
+    numbers: tuple[int, ...]
+    log_marginal: NDArray[np.float64]
+    log_marginal_error: NDArray[np.float64]
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """Posterior probability of each number that was tried, all equally likely before, ``[M, G]``."""
+        weight = np.exp(self.log_marginal - self.log_marginal.max(0))
+        share: NDArray[np.float64] = weight / weight.sum(0)
+        return share
+
+
+@dataclass(frozen=True, eq=False)
 class Draws:
     """Draws of the structures of G groups of scenes, of C chains with S draws each. Axis letters as in :class:`Scenes`.
 
@@ -52,6 +80,7 @@ class Draws:
         log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
             None.
         replicas: what parallel tempering needs to go on, or None.
+        hidden: hidden entities, where some were inferred, or None.
         warmup: the annealed and discarded steps, or None.
         complete: False if the run was interrupted.
         attributes: anything else worth keeping, plain str, int or float.
@@ -73,6 +102,7 @@ class Draws:
     log_marginal: NDArray[np.float64] | None = None
     log_marginal_error: NDArray[np.float64] | None = None
     replicas: "Replicas | None" = None
+    hidden: HiddenDraws | None = None
     warmup: "Draws | None" = None
     complete: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -142,6 +172,7 @@ def concatenate_draws(parts: Sequence[Draws]) -> Draws:
         log_marginal=joined("log_marginal", 0),
         log_marginal_error=joined("log_marginal_error", 0),
         replicas=_side_by_side([part.replicas for part in parts]),
+        hidden=_hidden_side_by_side([part.hidden for part in parts]),
         warmup=concatenate_draws(warmups) if len(warmups) == len(parts) else None,
         complete=all(part.complete for part in parts),
     )
@@ -162,4 +193,22 @@ def _side_by_side(parts: Sequence[Replicas | None]) -> Replicas | None:
         log_up=joined("log_up", 2),
         log_down=joined("log_down", 2),
         edge_type=joined("edge_type", 2),
+    )
+
+
+def _hidden_side_by_side(parts: Sequence[HiddenDraws | None]) -> HiddenDraws | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+
+    def joined(name: str, axis: int) -> Any:
+        return np.concatenate([getattr(part, name) for part in known], axis=axis)
+
+    return HiddenDraws(
+        state=joined("state", 2),
+        path=joined("path", 1),
+        num_hidden=joined("num_hidden", 0),
+        numbers=known[0].numbers,
+        log_marginal=joined("log_marginal", 1),
+        log_marginal_error=joined("log_marginal_error", 1),
     )
