@@ -72,6 +72,14 @@ class HiddenPaths:
         part.sign = None if self.sign is None else self.sign[:, :, index]
         return part
 
+    def first_frames(self, num_transitions: int) -> "HiddenPaths":
+        """The same through the first transitions alone."""
+        part: HiddenPaths = object.__new__(HiddenPaths)
+        part.__dict__ |= self.__dict__
+        part.path = self.path[:num_transitions]
+        part.sign = None if self.sign is None else self.sign[:num_transitions]
+        return part
+
     def __call__(self, state: Tensor, weight: Tensor) -> HiddenPath:
         """Integrate from frame 0 on.
 
@@ -159,7 +167,7 @@ class HiddenPaths:
 
 
 def _weighted(strength: Tensor, apart: Tensor) -> Tensor:
-    """Strengths ``[*batch, N, K]`` times separations ``[*batch, N, S]``, summed over types and senders: ``[*batch, S]``."""
+    """Strengths ``[*batch, N, K]`` times separations ``[*batch, N, S]``, summed: ``[*batch, S]``."""
     each = torch.as_tensor(sum(strength.unbind(-1)))
     return (each[..., None, :] @ apart).squeeze(-2)
 

@@ -19,8 +19,12 @@ from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate, mixt
 from pyro_nri.inference.streams import Stream
 from pyro_nri.model.hidden import HiddenLikelihood
 
-#: Rounds of most probable edges and least squares from each guess.
-NUM_ROUNDS = 3
+#: Rounds of most probable edges and least squares from each guess over all frames.
+NUM_ROUNDS = 2
+#: Shares of the frames over which guesses are followed before, and frames at least.
+WINDOWS, MIN_WINDOW = (1 / 3, 2 / 3), 6
+#: How often every single edge into the best mode's hidden entities is changed.
+NUM_SWEEPS = 2
 #: Guesses that are followed to the end, after a first round of all.
 NUM_CLIMBED = 6
 #: Modes that the proposal keeps for each scene, those of single changed edges included.
@@ -74,6 +78,10 @@ class HiddenTarget:
         total = self.rest.log_sum(table, into_hidden) + prior
         return torch.where(total.isfinite(), total, torch.full_like(total, -torch.inf))
 
+    def first_frames(self, num_transitions: int) -> "HiddenTarget":
+        """The target of the first frames alone."""
+        return HiddenTarget(self.likelihood.first_frames(num_transitions), self.rest)
+
     def climb(self, state: Tensor, into_hidden: Tensor, *, num_rounds: int = NUM_ROUNDS) -> Candidates:
         """Modes near given states under given edges into hidden entities; ``[M, B, ...]`` each."""
         for _ in range(num_rounds):
@@ -105,13 +113,18 @@ def search(coarse: HiddenTarget, fine: HiddenTarget, stream: Stream) -> Candidat
     starts = _prior_starts(coarse, stream, NUM_PRIOR_STARTS)
     guesses = guess(likelihood)
     state, into = torch.cat([guesses[0], starts[0]]), torch.cat([guesses[1], starts[1]])
-    found = coarse.climb(state, coarse.rest.project(into), num_rounds=1)
-    found = _keep(found, _distinct(found, coarse.log_evidence(found)), NUM_CLIMBED)
-    found = coarse.climb(found.state, found.into_hidden, num_rounds=NUM_ROUNDS - 1)
-    best = _keep(found, _distinct(found, coarse.log_evidence(found)), 1)
-    state, into = _neighbours(best, likelihood.num_edge_types)
-    changed = coarse.climb(state, coarse.rest.project(into), num_rounds=1)
-    found = Candidates(*(torch.cat(parts) for parts in zip(found, changed, strict=True)))
+    into = coarse.rest.project(into)
+    # First frames first: over a long window a path that starts a little wrong ends far off, and nothing points back.
+    for share in WINDOWS:
+        window = coarse.first_frames(max(MIN_WINDOW, round(share * likelihood.target.shape[1])))
+        found = window.climb(state, into, num_rounds=1)
+        state = found.state
+    found = _keep(found, _distinct(found, window.log_evidence(found)), NUM_CLIMBED)
+    found = coarse.climb(found.state, found.into_hidden, num_rounds=NUM_ROUNDS)
+    for _ in range(NUM_SWEEPS if coarse.rest.is_open else 0):
+        best = _keep(found, _distinct(found, coarse.log_evidence(found)), 1)
+        changed = coarse.climb(*_neighbours(best, coarse.rest, likelihood.num_edge_types), num_rounds=1)
+        found = Candidates(*(torch.cat(parts) for parts in zip(found, changed, strict=True)))
     found = _keep(found, _distinct(found, coarse.log_evidence(found)), NUM_MODES)
     found = fine.climb(found.state, found.into_hidden, num_rounds=1)
     return _keep(found, _distinct(found, fine.log_evidence(found)), NUM_MODES)
@@ -154,7 +167,7 @@ def _keep(found: Candidates, value: Tensor, number: int) -> Candidates:
     return picked._replace(log_density=density)
 
 
-def _neighbours(found: Candidates, num_types: int) -> tuple[Tensor, Tensor]:
+def _neighbours(found: Candidates, rest: AbstractRest, num_types: int) -> tuple[Tensor, Tensor]:
     """Every mode with one of the edges into its hidden entities changed: states and edges."""
     states, changed = [], []
     num_hidden, num_senders = found.into_hidden.shape[-2:]
@@ -165,7 +178,7 @@ def _neighbours(found: Candidates, num_types: int) -> tuple[Tensor, Tensor]:
                 into[..., hidden, sender] = (into[..., hidden, sender] + step) % num_types
                 states.append(found.state)
                 changed.append(into)
-    return torch.cat(states), torch.cat(changed)
+    return torch.cat(states), rest.project(torch.cat(changed))
 
 
 class Sampled(NamedTuple):

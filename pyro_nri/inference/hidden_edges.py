@@ -21,7 +21,12 @@ class AbstractRest(ABC):
 
     Tables are ``[*batch, B, N, K ** L]`` and edges into hidden entities long ``[*batch, B, N_hidden, L]``, where
     ``L = N + N_hidden - 1`` senders; edges into observed entities come back as long ``[*batch, B, N, L]``.
+
+    Attributes:
+        is_open: whether there is anything to infer about edges into hidden entities.
     """
+
+    is_open: bool = True
 
     @abstractmethod
     def log_sum(self, table: Tensor, into_hidden: Tensor) -> Tensor:
@@ -132,6 +137,8 @@ class FactorisedRest(AbstractRest):
 
 class GivenRest(AbstractRest):
     """Known structures: nothing to sum."""
+
+    is_open = False
 
     def __init__(self, structure: Tensor, num_observed: int, num_edge_types: int) -> None:
         incoming = incoming_of(structure)

@@ -14,7 +14,7 @@ from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.hidden import HiddenTarget, sample, search
 from pyro_nri.inference.hidden_edges import make_rest
 from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.model.hidden import SEARCH_STEPS, HiddenLikelihood
+from pyro_nri.model.hidden import HiddenLikelihood
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes import edges
@@ -147,7 +147,7 @@ def _run(
     prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
     rest = make_rest(prior, scenes.num_entities, structure)
     fine = HiddenTarget(HiddenLikelihood(model, scenes, number), rest)
-    coarse = HiddenTarget(fine.likelihood.with_steps(SEARCH_STEPS), rest)
+    coarse = HiddenTarget(fine.likelihood.searched(), rest)
     stream = stream.child(f"{number} hidden")
     found = search(coarse, fine, stream.one())
     drawn = sample(fine, found, stream, num_draws=num_draws, num_warmup=num_warmup)

@@ -9,8 +9,12 @@ from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import CHUNK_FLOATS, num_codes, sums_of_codes
 from pyro_nri.scenes.scenes import Scenes
 
-#: Steps of a frame while modes are searched.
-SEARCH_STEPS = 1
+#: Steps of a frame of hidden paths where forces change little within it, and where they change fast.
+STEPS = (2, 8)
+#: The same while modes are searched.
+SEARCH_STEPS = (1, 3)
+#: Forces change fast if ``dt² |df/dr| / 12`` exceeds this somewhere in the closer half of the distances that occur.
+STIFF = 0.01
 
 
 class HiddenLikelihood:
@@ -24,7 +28,7 @@ class HiddenLikelihood:
         model: pair forces between particles; frozen here.
         scenes: B scenes, each with a structure of its own; every present entity seen in every frame.
         num_hidden: N_hidden.
-        num_steps: of a frame of the hidden paths; default: a tenth of the sub-steps of the dynamics, at least 2.
+        num_steps: of a frame of the hidden paths; default: :data:`STEPS`.
 
     Raises:
         ValueError: the model has other dynamics, scenes share structures, or a state is missing.
@@ -36,7 +40,7 @@ class HiddenLikelihood:
         if scenes.num_groups < scenes.num_scenes:
             raise ValueError("scenes with hidden entities must not share structures, found a structure with several")
         if num_steps is None:
-            num_steps = max(2, self.dynamics.num_substeps // 10)
+            num_steps = STEPS[1] if self.is_stiff else STEPS[0]
         self.num_hidden = num_hidden
         self.scenes = scenes
         self.paths = HiddenPaths(self.dynamics, scenes, num_steps=num_steps)
@@ -65,12 +69,33 @@ class HiddenLikelihood:
         """Edges into one entity: ``N + N_hidden - 1``."""
         return self.num_observed + self.num_hidden - 1
 
+    def first_frames(self, num_transitions: int) -> "HiddenLikelihood":
+        """The same of the first transitions alone."""
+        part: HiddenLikelihood = object.__new__(HiddenLikelihood)
+        part.__dict__ |= self.__dict__
+        part.paths = self.paths.first_frames(num_transitions)
+        for name in ("impulses", "target", "mask", "context"):
+            value = getattr(self, name)
+            setattr(part, name, None if value is None else value[:, :num_transitions])
+        return part
+
     def with_steps(self, num_steps: int) -> "HiddenLikelihood":
         """The same with another number of steps of the hidden paths in a frame."""
         other: HiddenLikelihood = object.__new__(HiddenLikelihood)
         other.__dict__ |= self.__dict__
         other.paths = HiddenPaths(self.dynamics, self.scenes, num_steps=num_steps)
         return other
+
+    @property
+    def is_stiff(self) -> bool:
+        """Whether forces may change fast within a frame."""
+        points = self.dynamics.laws.points()
+        nearer = points[len(points) // 4 : len(points) // 2]
+        return bool((self.dynamics.laws.slope(nearer) * self.dynamics.time_step**2 / 12).amax() > STIFF)
+
+    def searched(self) -> "HiddenLikelihood":
+        """The same with fewer steps, to search on."""
+        return self.with_steps(SEARCH_STEPS[1] if self.is_stiff else SEARCH_STEPS[0])
 
     def __getitem__(self, index: Tensor) -> "HiddenLikelihood":
         """The same of some scenes, long ``[B']``; a scene may come again."""
