@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_nri.fitting import fit
+    from pyro_nri.inference.hidden_run import infer_hidden
     from pyro_nri.inference.kernel import StructureKernel
     from pyro_nri.inference.run import infer
     from pyro_nri.learning.bouncegrad import BounceGrad
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.convert import to_datatree
     from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
     from pyro_nri.posterior.frames import edges_frame, structures_frame
+    from pyro_nri.posterior.hidden_frames import hidden_frame, num_hidden_frame
+    from pyro_nri.posterior.hidden_plots import animate_hidden, plot_hidden
     from pyro_nri.posterior.law_plots import plot_laws
     from pyro_nri.posterior.laws import laws_frame
     from pyro_nri.posterior.marginals import compare_priors
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.scores import score
     from pyro_nri.posterior.selection import compare_models
     from pyro_nri.posterior.storage import read_posterior, write_posterior
+    from pyro_nri.scenes.hidden_entities import with_hidden
     from pyro_nri.scenes.readers import from_dataframe, read_scenes
     from pyro_nri.scenes.scenes import Scenes
     from pyro_nri.scenes.simulate import simulate
@@ -39,6 +43,7 @@ _HOME = {
     "SceneModel": "model.program",
     "Scenes": "scenes.scenes",
     "StructureKernel": "inference.kernel",
+    "animate_hidden": "posterior.hidden_plots",
     "chain_modes": "posterior.convergence",
     "check": "posterior.convergence",
     "compare_models": "posterior.selection",
@@ -49,10 +54,14 @@ _HOME = {
     "fit": "fitting",
     "from_dataframe": "scenes.readers",
     "graph_distance_ess": "posterior.convergence",
+    "hidden_frame": "posterior.hidden_frames",
     "indicators": "posterior.probability",
     "infer": "inference.run",
+    "infer_hidden": "inference.hidden_run",
     "laws_frame": "posterior.laws",
     "load_checkpoint": "learning.checkpoint",
+    "num_hidden_frame": "posterior.hidden_frames",
+    "plot_hidden": "posterior.hidden_plots",
     "plot_laws": "posterior.law_plots",
     "plot_structures": "posterior.plots",
     "predict": "posterior.predictions",
@@ -65,6 +74,7 @@ _HOME = {
     "structures_frame": "posterior.frames",
     "summarize": "posterior.diagnostics",
     "to_datatree": "posterior.convert",
+    "with_hidden": "scenes.hidden_entities",
     "with_velocities": "scenes.velocities",
     "write_posterior": "posterior.storage",
 }
@@ -75,6 +85,7 @@ __all__ = [
     "SceneModel",
     "Scenes",
     "StructureKernel",
+    "animate_hidden",
     "chain_modes",
     "check",
     "compare_models",
@@ -85,10 +96,14 @@ __all__ = [
     "fit",
     "from_dataframe",
     "graph_distance_ess",
+    "hidden_frame",
     "indicators",
     "infer",
+    "infer_hidden",
     "laws_frame",
     "load_checkpoint",
+    "num_hidden_frame",
+    "plot_hidden",
     "plot_laws",
     "plot_structures",
     "predict",
@@ -101,6 +116,7 @@ __all__ = [
     "structures_frame",
     "summarize",
     "to_datatree",
+    "with_hidden",
     "with_velocities",
     "write_posterior",
 ]

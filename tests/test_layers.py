@@ -88,6 +88,7 @@ ORDER: dict[str, Sequence[str]] = {
     "posterior": [
         *[
             "replicas",
+            "hidden",
             "convert",
             "storage",
             "align",
@@ -99,7 +100,7 @@ ORDER: dict[str, Sequence[str]] = {
             "frames",
             "predictions",
         ],
-        *["laws", "selection", "marginals", "plots", "law_plots", "report"],
+        *["laws", "selection", "marginals", "plots", "hidden_frames", "hidden_plots", "law_plots", "report"],
     ],
     "fitting.py": [],
     "cross_fitting.py": [],

@@ -63,8 +63,9 @@ def infer_hidden(
         show_progress: progress bar on standard error.
 
     Returns:
-        Draws for ``with_hidden(scenes, draws.hidden.num_hidden)``, whose ``hidden`` holds states, paths and, for each
-        number that was tried, the log marginal likelihood.
+        Draws of the structures of all entities, hidden ones last, as in ``with_hidden(scenes,
+        draws.hidden.num_hidden)``; their ``hidden`` holds states, paths and, for each number that was tried, the log
+        marginal likelihood.
 
     Raises:
         ValueError: the model has other dynamics, an argument is out of range, or the scenes do not allow it.

@@ -9,6 +9,8 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 - ``edge_posterior``, where inference knows more than its draws: ``edge_probability`` (edge, type), exact or
   Rao-Blackwellised as its attribute ``estimator`` says; ``log_marginal`` (scene).
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
+- ``hidden_posterior``, where hidden entities were inferred: see :func:`~pyro_nri.posterior.hidden.hidden_dataset`;
+  their edges are among all others, under the names "hidden 1", ...
 - ``constant_data``: masks, names, kinds, time step, and if known the truth and the alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
 
@@ -28,8 +30,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_nri.inference.draws import Draws
+from pyro_nri.posterior.hidden import hidden_dataset, hidden_of
 from pyro_nri.posterior.replicas import replicas_dataset, replicas_of
 from pyro_nri.scenes import edges
+from pyro_nri.scenes.hidden_entities import with_hidden
 from pyro_nri.scenes.scenes import Scenes
 
 LIBRARY = "pyro_nri"
@@ -61,7 +65,7 @@ def to_datatree(
 
     Args:
         draws: draws of G structures.
-        scenes: the scenes they were drawn for; their G structure groups in the same order.
+        scenes: the scenes they were drawn for, without hidden entities; their G structure groups in the same order.
         attributes: more attributes of the root, beside ``draws.attributes``: command, time, model.
         type_names: K names of the edge types; default "type_0", "type_1", ...
         type_alignment: for each of the K inferred types the true type that it stands for, or -1; ``[K]``.
@@ -74,6 +78,8 @@ def to_datatree(
         ValueError: draws and scenes do not belong together, an argument has another length than K, or an attribute has
             a name that the tree uses itself.
     """
+    if draws.hidden is not None and scenes.num_edges < draws.edge_type.shape[-1]:
+        scenes = with_hidden(scenes, torch.as_tensor(draws.hidden.num_hidden), most=draws.hidden.state.shape[3])
     num_types = draws.num_edge_types
     if not 1 <= num_types <= 127:
         raise ValueError(f"num_edge_types must be between 1 and 127, found {num_types}")
@@ -116,6 +122,8 @@ def to_datatree(
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
         groups["warmup_sample_stats"] = _sample_stats(draws.warmup)
+    if draws.hidden is not None:
+        groups["hidden_posterior"] = hidden_dataset(draws.hidden, scenes, draws.group_names, first_frame)
     for name, part in (("replicas", draws), ("warmup_replicas", draws.warmup)):
         if part is not None and part.replicas is not None:
             groups[name] = replicas_dataset(part.replicas, draws.group_names)
@@ -368,6 +376,7 @@ def _draws_of(
         edge_probability=edge_probability,
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
+        hidden=hidden_of(group(tree, "hidden_posterior")) if "hidden_posterior" in tree.children else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),

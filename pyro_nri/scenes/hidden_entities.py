@@ -9,12 +9,13 @@ from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
 
-def with_hidden(scenes: Scenes, num_hidden: int | Tensor) -> Scenes:
+def with_hidden(scenes: Scenes, num_hidden: int | Tensor, *, most: int | None = None) -> Scenes:
     """Scenes whose last entities are hidden: named "hidden 1", ..., and observed in no frame.
 
     Args:
         scenes: B scenes of N entities.
         num_hidden: of all scenes, or of each, long ``[B]``; scenes with fewer than the most are padded.
+        most: N_hidden; default: the largest number.
 
     Returns:
         Scenes of N + N_hidden entities, without truth.
@@ -28,7 +29,9 @@ def with_hidden(scenes: Scenes, num_hidden: int | Tensor) -> Scenes:
     count = torch.as_tensor(num_hidden).expand(scenes.num_scenes).long()
     if int(count.min()) < 0:
         raise ValueError(f"num_hidden must be 0 or more, found {int(count.min())}")
-    most = int(count.max())
+    most = int(count.max()) if most is None else most
+    if most < int(count.max()):
+        raise ValueError(f"most must be at least the largest num_hidden, {int(count.max())}, found {most}")
     if most == 0:
         return replace(scenes, edge_type=None, initial_state=None)
     names = tuple(f"hidden {number + 1}" for number in range(most))
