@@ -202,6 +202,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="pair forces: the composite likelihood of impulses (default), or the density of the integrated motion",
     )
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to infer from, half-open")
+    sub.add_argument(
+        "--num-hidden",
+        choices=["0", "1", "2", "auto"],
+        default="0",
+        help="entities without data, for pair forces; auto: 0, 1 or 2, equally probable before the data",
+    )
     sub.add_argument("--num-chains", type=_COUNT, default=4)
     sub.add_argument("--num-draws", type=_COUNT, default=500)
     sub.add_argument("--num-warmup", type=_number(int, 0), default=500)

@@ -443,3 +443,19 @@ def test_interruption_of_training(job, run, tmp_path, keyboard):
     code, out, err = run("train", job / "train.nc", *TRAIN, 50, "--out", tmp_path / "other.pt")
     assert (code, out, err) == (130, "", "pyro-nri: interrupted, nothing was written\n")
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt.unfinished"]
+
+
+def test_hidden_entities_from_the_shell(tmp_path, capsys):
+    whole = simulate("springs", 6, num_entities=4, num_frames=16, seed=5)
+    pulls = edges.to_matrix(whole.edge_type)[:, 3, :3].sum(-1)
+    scenes = Scenes.from_arrays(whole[pulls == 3].trajectory[:1, :, :3], time_step=0.1)
+    write_netcdf(scenes, tmp_path / "scenes.nc")
+    model = str(Path(__file__).parent.parent / "data" / "models" / "springs5.pt")
+    command = ["infer", str(tmp_path / "scenes.nc"), "--model", model, "--num-hidden", "1", "--num-draws", "20"]
+    command += ["--num-warmup", "10", "--num-chains", "2", "--seed", "0", "--out", str(tmp_path / "posterior.nc")]
+    assert main([*command, "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_hidden"] == ["1 in 1 scenes"]
+    tree = read_posterior(tmp_path / "posterior.nc")
+    assert tree["hidden_posterior/hidden_state"].shape == (2, 20, 1, 1, 4)
+    assert main([*command, "--quiet", "--resume"]) == 2
+    assert "is complete, there is nothing to resume" in capsys.readouterr().err

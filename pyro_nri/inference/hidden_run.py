@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +42,7 @@ def infer_hidden(
     num_draws: int = 250,
     num_warmup: int = 100,
     seed: int,
+    resume: Draws | None = None,
     on_chunk: Callable[[Draws], None] | None = None,
     show_progress: bool = False,
 ) -> Draws:
@@ -59,6 +61,7 @@ def infer_hidden(
         num_draws: draws that each chain keeps.
         num_warmup: steps before, which are not kept.
         seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
+        resume: draws of an interrupted run of the same call: its scenes are done.
         on_chunk: called with the draws of all scenes so far.
         show_progress: progress bar on standard error.
 
@@ -67,8 +70,11 @@ def infer_hidden(
         draws.hidden.num_hidden)``; their ``hidden`` holds states, paths and, for each number that was tried, the log
         marginal likelihood.
 
+        After an interruption from the keyboard: those of the scenes that were done, not ``complete``.
+
     Raises:
-        ValueError: the model has other dynamics, an argument is out of range, or the scenes do not allow it.
+        ValueError: the model has other dynamics, an argument is out of range, the scenes do not allow it, or ``resume``
+            is of another run.
     """
     numbers = _checked(model, scenes, num_hidden, structure)
     for name, value, least in (
@@ -78,18 +84,44 @@ def infer_hidden(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, found {value}")
-    parts: list[Draws] = []
-    with torch.no_grad(), tqdm(total=scenes.num_scenes, disable=not show_progress, desc="infer", unit="scene") as bar:
-        for start in range(0, scenes.num_scenes, CHUNK_SCENES):
+    parts = [] if resume is None else [_resumed(resume, scenes, numbers, num_chains, num_draws, seed)]
+    first = sum(len(part.group_names) for part in parts)
+    bar = tqdm(total=scenes.num_scenes, initial=first, disable=not show_progress, desc="infer", unit="scene")
+    try:
+        for start in range(first, scenes.num_scenes, CHUNK_SCENES):
             some = slice(start, start + CHUNK_SCENES)
             part, known = scenes[some], None if structure is None else structure[some]
             stream = Stream(seed, keys(part.group_names), num_chains)
-            runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
+            with torch.no_grad():
+                runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
             parts.append(_most_probable(runs, numbers, part, model.num_edge_types, seed))
             bar.update(part.num_scenes)
             if on_chunk is not None:
-                on_chunk(concatenate_draws(parts))
-    return concatenate_draws(parts)
+                on_chunk(replace(concatenate_draws(parts), complete=start + part.num_scenes == scenes.num_scenes))
+    except KeyboardInterrupt:
+        if not parts:
+            raise
+        return replace(concatenate_draws(parts), complete=False)
+    finally:
+        bar.close()
+    return replace(concatenate_draws(parts), complete=True)
+
+
+def _resumed(
+    draws: Draws, scenes: Scenes, numbers: tuple[int, ...], num_chains: int, num_draws: int, seed: int
+) -> Draws:
+    if draws.hidden is None:
+        raise ValueError("resume is of a run without hidden entities")
+    for name, found, wanted in (
+        ("structures", draws.group_names, scenes.group_names[: len(draws.group_names)]),
+        ("num_hidden", draws.hidden.numbers, numbers),
+        ("num_chains", draws.edge_type.shape[0], num_chains),
+        ("num_draws", draws.edge_type.shape[1], num_draws),
+        ("seed", draws.seed, seed),
+    ):
+        if found != wanted:
+            raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
+    return draws
 
 
 def _checked(model: SceneModel, scenes: Scenes, num_hidden: int | str, structure: Tensor | None) -> tuple[int, ...]:
