@@ -25,8 +25,10 @@ from pyro_nri.posterior.frames import edges_frame, read_frame
 from pyro_nri.posterior.laws import laws_frame
 from pyro_nri.posterior.predictions import predict
 from pyro_nri.posterior.storage import read_posterior
+from pyro_nri.scenes import edges
 from pyro_nri.scenes.netcdf import read_netcdf, write_netcdf
 from pyro_nri.scenes.nri_arrays import write_nri
+from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 from pyro_nri.scenes.tables import from_dataframe, to_dataframe
 
