@@ -15,7 +15,8 @@ import xarray as xr
 
 import pyro_nri.commands as commands
 import pyro_nri.demo as demo
-from pyro_nri.cli import frame_range, main
+from pyro_nri.arguments import frame_range
+from pyro_nri.cli import main
 from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint

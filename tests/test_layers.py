@@ -93,6 +93,7 @@ ORDER: dict[str, Sequence[str]] = {
     "comparisons.py": [],
     "commands.py": [],
     "results.py": [],
+    "arguments.py": [],
     "cli.py": [],
     "__main__.py": [],
 }
