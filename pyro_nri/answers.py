@@ -20,7 +20,7 @@ from pyro_nri.posterior.law_plots import write_law_plot
 from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
 from pyro_nri.posterior.predictions import check_recordings
 from pyro_nri.posterior.predictions import predict as predict_paths
-from pyro_nri.posterior.scores import rollout_errors, rollout_scores
+from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
 from pyro_nri.posterior.scores import score as score_posterior
 from pyro_nri.posterior.storage import read_posterior
 from pyro_nri.scenes.files import written_beside

@@ -9,7 +9,8 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 - ``edge_posterior``, where inference knows more than its draws: ``edge_probability`` (edge, type), exact or
   Rao-Blackwellised as its attribute ``estimator`` says; ``log_marginal`` (scene).
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
-- ``constant_data``: masks, names, kinds, time step, and if known the truth and the alignment of type labels.
+- ``constant_data``: masks, names, kinds, time step, and if known the prior probability of each type, the truth and the
+  alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
 
 A ``scene`` of the tree is one structure: a group of recordings that share it (by default a group of one). Edges of
@@ -112,6 +113,8 @@ def to_datatree(
         groups["edge_posterior"] = _edge_posterior(draws, edge, names)
     groups["observed_data"] = _observed_data(scenes, first_frame)
     groups["constant_data"] = _constant_data(scenes, edge, names, draws.move_names, type_alignment)
+    if draws.type_prior is not None:
+        groups["constant_data"]["type_prior"] = ("type", draws.type_prior)
     if draws.warmup is not None:
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
@@ -368,6 +371,7 @@ def _draws_of(
         edge_probability=edge_probability,
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
+        type_prior=constant["type_prior"].values if "type_prior" in constant else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),

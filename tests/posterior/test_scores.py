@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
-from pyro_nri.posterior.scores import match_truth, rollout_errors, rollout_scores, score, score_edges
+from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
+from pyro_nri.posterior.scores import score, score_edges
+from pyro_nri.posterior.truth import match_truth
 
 CONFIDENT, NUM_SCENES, NUM_EDGES = 0.2, 100, 12
 
