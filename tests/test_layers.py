@@ -74,6 +74,7 @@ ORDER: dict[str, Sequence[str]] = {
         *[
             "replicas",
             "convert",
+            "parts",
             "storage",
             "align",
             "probability",
@@ -87,6 +88,9 @@ ORDER: dict[str, Sequence[str]] = {
             "calibration",
             "compare",
             "frames",
+            "uncertainty",
+            "inclusion",
+            "graph_statistics",
             "predictions",
         ],
         *["laws", "selection", "marginals", "plots", "law_plots", "report"],

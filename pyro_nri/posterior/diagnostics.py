@@ -155,7 +155,8 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
         ``num_scenes``, ``num_edges``, ``num_moving``, ``num_constant``, ``num_disagreeing``, ``num_chains``,
         ``num_draws`` (of each chain), ``r_hat_max`` and ``ess_min`` (None where nothing moves, "inf" as a float),
         ``acceptance_rate`` and ``acceptance_rate_by_move`` (None where nothing was proposed), ``method``, ``complete``,
-        ``passed`` and ``problems``, a list of sentences.
+        ``passed`` and ``problems``, a list of sentences. Independent draws of an exact posterior have nothing to
+        converge: theirs is only that the run was interrupted.
     """
     frame, stats = diagnostics_frame(tree), group(tree, "sample_stats")
     num_chains, num_draws = stats.sizes["chain"], stats.sizes["draw"]
@@ -165,16 +166,17 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
     problems = []
     if not int(tree.attrs["complete"]):
         problems.append("The run was interrupted before it drew everything that was asked for.")
-    if num_draws < 4:
-        problems.append(f"{num_draws} draws are too few to diagnose, at least 4 are needed.")
-    if str(tree.attrs["method"]) != "exact" and num_chains < 2:
-        problems.append("One chain cannot show that chains agree; run at least two.")
-    if count := totals["num_disagreeing"]:
-        problems.append(f"{count} edges are constant within each chain but not the same in all: R-hat is infinite.")
-    elif r_hat is not None and r_hat > r_hat_limit:
-        problems.append(f"The largest R-hat is {r_hat:.3f}, above {r_hat_limit:g}.")
-    if ess is not None and ess < ess_limit:
-        problems.append(f"The smallest effective sample size is {ess:.0f}, below {ess_limit:g}.")
+    if str(tree.attrs["method"]) != "exact":  # draws of an exact posterior are independent, however few there are
+        if num_draws < 4:
+            problems.append(f"{num_draws} draws are too few to diagnose, at least 4 are needed.")
+        if num_chains < 2:
+            problems.append("One chain cannot show that chains agree; run at least two.")
+        if count := totals["num_disagreeing"]:
+            problems.append(f"{count} edges are constant within each chain but not the same in all: R-hat is infinite.")
+        elif r_hat is not None and r_hat > r_hat_limit:
+            problems.append(f"The largest R-hat is {r_hat:.3f}, above {r_hat_limit:g}.")
+        if ess is not None and ess < ess_limit:
+            problems.append(f"The smallest effective sample size is {ess:.0f}, below {ess_limit:g}.")
     return {
         "num_scenes": len(frame),
         **totals,
