@@ -168,7 +168,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--posterior", required=True)
     sub.add_argument("--start", type=number(int, 0), required=True, help="observed frame to start from")
     sub.add_argument("--num-steps", type=COUNT, default=20)
-    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
+    sub.add_argument("--num-structures", type=COUNT, default=20, help="drawn structures that are rolled out")
+    sub.add_argument(
+        "--interval", type=number(float, 0, 1, open_low=True), default=0.9, help="probability of the interval"
+    )
+    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file, or table (.csv, .parquet)")
 
     sub = command("score", "compare a posterior with the truth")
     sub.add_argument("posterior")
@@ -183,10 +187,23 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("posterior")
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--format", choices=["csv", "parquet"], default="csv")
+    sub.add_argument("--scenes", nargs="+", metavar="NAME", help="only these scenes")
+    sub.add_argument("--wide", action="store_true", help="edges.csv: a row for each edge, a column for each type")
+    sub.add_argument("--num-top", type=COUNT, default=10, metavar="N", help="structures of a scene at most")
+    sub.add_argument("--model", help="model file, for its laws")
 
     sub = command("diagnose", "say whether to trust a posterior, and what to do if not")
     sub.add_argument("posterior")
     sub.add_argument("--out", type=output_file, help="table of the scenes, .csv or .parquet")
+
+    sub = command("report", "one web page: what was asked and found, and whether to trust it")
+    sub.add_argument("posterior")
+    sub.add_argument("--out", type=output_file, required=True, help="HTML file")
+    sub.add_argument("--model", help="model file, for laws and predictions")
+    sub.add_argument("--truth", metavar="SCENES", help="scenes with known structures, or with later frames")
+    reading_arguments(sub)
+    sub.add_argument("--scenes", nargs="+", metavar="NAME", help="scenes to draw (default: those most in doubt)")
+    sub.add_argument("--title", help="of the page")
 
     sub = command("laws", "write the learned force laws as a table, and draw them")
     sub.add_argument("model", help="model file with pair forces")

@@ -94,7 +94,7 @@ ORDER: dict[str, Sequence[str]] = {
             "predictions",
         ],
         *["laws", "selection", "marginals", "figures", "plots", "law_plots", "edge_plots", "calibration_plots"],
-        *["chain_plots", "track_plots", "report"],
+        *["chain_plots", "track_plots", "sections", "report"],
     ],
     "fitting.py": [],
     "cross_fitting.py": [],

@@ -93,7 +93,7 @@ def to_datatree(
         raise ValueError(f"attributes must not be called {', '.join(taken)}: the posterior sets these itself")
     root = {
         "inference_library": LIBRARY,
-        "inference_library_version": _library_version(),
+        "inference_library_version": library_version(),
         "posterior_format": FORMAT_VERSION,
         "method": draws.method,
         "seed": draws.seed,
@@ -182,7 +182,8 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
     return tree.children[name].to_dataset()
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Version of this library that is installed; "unknown" where it only lies beside."""
     try:
         return metadata.version(LIBRARY)
     except metadata.PackageNotFoundError:

@@ -141,7 +141,7 @@ def _structures(tree: xr.DataTree, num_top: int) -> pd.DataFrame:
         key = rows.view(f"S{rows.shape[1]}")[:, 0]
         found, inverse, count = np.unique(key, return_inverse=True, return_counts=True)
         mean = np.bincount(inverse, log_joint[:, g]) / count
-        probability = count / len(key) if log_marginal is None else np.exp(mean - log_marginal[g])
+        probability = count / len(key) if log_marginal is None else np.exp(np.minimum(mean - log_marginal[g], 0))
         top = np.lexsort((-count, -probability))[:num_top]
         if log_marginal is None:
             is_this = (inverse[:, None] == top).reshape(*shape, len(top))

@@ -131,5 +131,5 @@ def _whole(tree: xr.DataTree, num_scenes: int) -> tuple[NDArray[np.float64], NDA
             entropy[g], most[g] = entr(share).sum(), share.max()
         else:
             entropy[g] = max(log_marginal[g] - log_joint[:, g].mean(), 0.0)
-            most[g] = np.exp(log_joint[:, g].max() - log_marginal[g])
+            most[g] = np.exp(min(log_joint[:, g].max() - log_marginal[g], 0.0))
     return entropy, most, number
