@@ -91,22 +91,23 @@ def report_html(
     """
     if not group(tree, "posterior")["edge_type"].size:
         raise ValueError("the posterior holds no draw, at least one is needed for a report")
+    known = truth if truth is not None and truth.edge_type is not None else None
+    judged = None
+    if known is not None or has_truth(tree):
+        judged = calibration(tree, known, num_replicates=num_replicates)
     run, uncertainty = check(tree), uncertainty_frame(tree)
     order = uncertainty.sort_values("expected_errors", ascending=False, kind="stable")["scene"].tolist()
     chosen = chosen_scenes(tree, order[:MAX_SCENES] if scenes is None else scenes, len(order))
     parts = [sections.asked(tree, checkpoint), sections.trust(tree, run)]
     parts.append(sections.structures(tree, uncertainty, chosen))
-    warnings = [explains_nothing(tree), _seen_twice(tree, checkpoint, truth)]
+    warnings = [explains_nothing(tree), seen_twice(tree, checkpoint, truth)]
     if checkpoint is not None:
         if (found := sections.laws(checkpoint)) is not None:
             parts.append(found)
         foretold, warning = sections.predictions(tree, checkpoint, _only(truth, tree), chosen[0])
         parts.append(foretold)
         warnings.append(warning)
-    judged = None
-    if has_truth(tree) or (truth is not None and truth.edge_type is not None):
-        known = truth if truth is not None and truth.edge_type is not None else None
-        judged = calibration(tree, known, num_replicates=num_replicates)
+    if judged is not None:
         parts.append(sections.scores(score(tree, known, num_replicates=num_replicates), judged))
     verdict = judge(run, judged, [sentence for sentence in warnings if sentence])
     made_by = str(tree.attrs["command"]) if "command" in tree.attrs else None
@@ -145,7 +146,7 @@ def judge(run: Check, judged: Calibration | None, warnings: Sequence[str]) -> Ve
     return Verdict(CARE, "Take this posterior with care.", tuple(reasons))
 
 
-def _seen_twice(tree: xr.DataTree, checkpoint: Checkpoint | None, truth: Scenes | None) -> str | None:
+def seen_twice(tree: xr.DataTree, checkpoint: Checkpoint | None, truth: Scenes | None) -> str | None:
     """A sentence if the model was trained on these scenes; windows of recordings are not known again."""
     if checkpoint is None:
         return None

@@ -9,14 +9,16 @@ from html.parser import HTMLParser
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 
+from pyro_nri.dynamics.force_laws import NUM_SPLINES
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import new_checkpoint
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior import sections
 from pyro_nri.posterior.calibration import OVER, UNDER
 from pyro_nri.posterior.convert import to_datatree
-from pyro_nri.posterior.report import judge, report_html, write_report
+from pyro_nri.posterior.report import judge, report_html, seen_twice, write_report
 from pyro_nri.scenes.simulate import simulate
 
 mpl.use("Agg")
@@ -137,6 +139,7 @@ def whole():
     scenes = simulate("springs", 6, num_entities=3, num_frames=16, seed=0)
     checkpoint = new_checkpoint(ModelSpec(2, dynamics="pair-forces"), seed=0)
     checkpoint.model.dynamics.time_step.fill_(scenes.time_step)
+    checkpoint.model.dynamics.laws.set_splines(0.01 * torch.tensor([[1.0], [-1.0]]).expand(2, NUM_SPLINES))
     seen = scenes.frames(0, 8)
     draws = infer(checkpoint.model, seen, method="mcmc", num_chains=2, num_draws=40, num_warmup=10, seed=0)
     attributes = {"command": "pyro-nri infer a<b.nc", "model": "m&m.pt"}
@@ -168,19 +171,21 @@ def test_the_page_needs_nothing_else_and_says_all(whole, tmp_path):
 
 
 def test_structures_that_do_not_help_to_predict_are_told(whole):
-    """Its laws are those of new weights: no structure explains anything."""
+    """Its laws are not those of springs: no structure explains anything."""
     tree, options = whole
-    _, verdict = report_html(tree, **options)
-    assert any(reason.startswith("The structure does not help to predict") for reason in verdict.reasons)
-    without = {**options, "truth": None}
-    assert "over 4 frames that the structures were inferred from too" in Page(report_html(tree, **without)[0]).text
+    page, warning = sections.predictions(tree, options["checkpoint"], options["truth"], "0")
+    assert warning.startswith("The structure does not help to predict")
+    assert warning in page.paragraphs
+    page, _ = sections.predictions(tree, options["checkpoint"], None, "0")
+    assert "over 4 frames that the structures were inferred from too" in page.paragraphs[0]
 
 
 def test_training_scenes_are_told(whole):
     tree, options = whole
     seen = replace(options["checkpoint"], training_scenes=options["truth"].fingerprints[:2])
-    _, verdict = report_html(tree, **{**options, "checkpoint": seen})
-    assert any("trained on 2 of these scenes" in reason for reason in verdict.reasons)
+    assert "trained on 2 of these scenes" in seen_twice(tree, seen, options["truth"])
+    assert seen_twice(tree, seen, None) is None  # what was seen of them is not the whole of them
+    assert seen_twice(tree, options["checkpoint"], options["truth"]) is None
 
 
 def test_bad_input(make_tree, whole):
