@@ -148,13 +148,21 @@ def whole():
     return tree, options
 
 
-def test_the_page_needs_nothing_else_and_says_all(whole, tmp_path):
+@pytest.fixture(scope="module")
+def written(whole, tmp_path_factory):
+    """The page as a file, and its verdict."""
     tree, options = whole
-    path = tmp_path / "report.html"
-    verdict = write_report(tree, path, scenes=["4", "1"], title="Springs & <more>", **options)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "_DPI", 90)
+        return path, write_report(tree, path, scenes=["4", "1"], title="Springs & <more>", **options)
+
+
+def test_the_page_needs_nothing_else_and_says_all(written):
+    path, verdict = written
     text = path.read_text()
     page = Page(text)
-    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+    assert [each.name for each in path.parent.iterdir()] == ["report.html"]
     assert page.sources
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert all(page.alternatives)
@@ -211,11 +219,9 @@ PROBE = """<script>addEventListener('load', () => {
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
 @pytest.mark.parametrize("width", [1200, 500])
-def test_in_a_browser(whole, tmp_path, monkeypatch, width):
+def test_in_a_browser(written, tmp_path, width):
     """Every picture loads, nothing is asked of a network, and the page is no wider than the window."""
-    tree, options = whole
-    monkeypatch.setattr(sections, "_DPI", 100)
-    page, _ = report_html(tree, **options)
+    page = written[0].read_text()
     path = tmp_path / "probed.html"
     path.write_text(page.replace("</body>", PROBE))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
