@@ -15,7 +15,7 @@ from pyro_nri.scenes.scenes import Scenes
 
 OVER, UNDER, NO_SIGN, UNKNOWN = "over-confident", "under-confident", "no sign of either", "cannot be told"
 #: Temperatures that are tried, evenly in their logarithms.
-TEMPERATURES = 2.0 ** np.linspace(-4, 4, 97)
+TEMPERATURES = 2.0 ** np.linspace(-4, 4, 65)
 _CHANCE = 2.0  # standard errors by chance beyond which a difference is one
 _CHANCE_ALONE = 4.0  # with one scene, of which nothing says how much its edges hang together
 _FEW = 50  # fewer uncertain edges say little

@@ -11,6 +11,7 @@ first: *moving*; *constant and agreeing* (counted, no R-hat); *constant and disa
 chains sit in different modes, the run fails its check).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from scipy.stats import rankdata
 from pyro_nri.posterior.convert import group
 
 CONSTANT, MOVING, DISAGREEING = 0, 1, 2
+_WAITING_VALUES = 2**22  # indicators that wait until they are looked at together: 4 MiB
 _CHUNK_VALUES = 2**17  # draws looked at together: 1 MiB of float64, so that the transforms stay in the cache
 
 
@@ -103,6 +105,30 @@ def quantity_diagnostics(values: ArrayLike) -> Diagnostics:
     return Diagnostics(
         result.kind.reshape(shape), result.r_hat.reshape(shape), result.ess.reshape(shape), result.mcse.reshape(shape)
     )
+
+
+def share_errors(indicators: Iterable[NDArray[np.bool_]]) -> Iterator[NDArray[np.float64]]:
+    """Monte Carlo standard errors of the means of many indicators, NaN where one never moves.
+
+    Args:
+        indicators: a few at a time, bool ``[C, S, n]``; they are looked at together, as each look has its price.
+
+    Yields:
+        For each array its errors, ``[n]``.
+    """
+    waiting: list[NDArray[np.bool_]] = []
+    for each in indicators:
+        waiting.append(each)
+        if sum(array.size for array in waiting) >= _WAITING_VALUES:
+            yield from _errors(waiting)
+            waiting = []
+    if waiting:
+        yield from _errors(waiting)
+
+
+def _errors(arrays: list[NDArray[np.bool_]]) -> list[NDArray[np.float64]]:
+    found = quantity_diagnostics(np.concatenate(arrays, axis=-1)).mcse
+    return np.split(found, np.cumsum([array.shape[-1] for array in arrays])[:-1])
 
 
 def diagnostics_frame(tree: xr.DataTree) -> pd.DataFrame:

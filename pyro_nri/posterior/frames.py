@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_nri.posterior.convert import group
-from pyro_nri.posterior.diagnostics import edge_diagnostics, quantity_diagnostics
+from pyro_nri.posterior.diagnostics import edge_diagnostics, share_errors
 from pyro_nri.posterior.parts import scene_parts, select_scenes
 from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.scenes.files import written_beside
@@ -132,6 +132,7 @@ def _structures(tree: xr.DataTree, num_top: int) -> pd.DataFrame:
     parts: dict[str, list[object]] = {
         name: [] for name in ("scene", "structure", "probability", "log_joint", "mcse", "estimator")
     }
+    indicators: list[NDArray[np.bool_]] = []
     for g, name in enumerate(names.tolist()):
         rows = np.ascontiguousarray(code[:, :, bounds[g] : bounds[g + 1]]).reshape(
             len(log_joint), bounds[g + 1] - bounds[g]
@@ -144,16 +145,16 @@ def _structures(tree: xr.DataTree, num_top: int) -> pd.DataFrame:
         probability = count / len(key) if log_marginal is None else np.exp(np.minimum(mean - log_marginal[g], 0))
         top = np.lexsort((-count, -probability))[:num_top]
         if log_marginal is None:
-            is_this = (inverse[:, None] == top).reshape(*shape, len(top))
-            error = quantity_diagnostics(is_this).mcse if len(found) > 1 else np.full(len(top), np.nan)
-        else:
-            error = np.zeros(len(top))
+            indicators.append((inverse[:, None] == top).reshape(*shape, len(top)))
         parts["scene"] += [name] * len(top)
         parts["structure"] += [_readable(structure, num_types) for structure in found[top].tolist()]
         parts["probability"] += probability[top].tolist()
         parts["log_joint"] += mean[top].tolist()
-        parts["mcse"] += error.tolist()
         parts["estimator"] += ["counts" if log_marginal is None else "exact"] * len(top)
+    if log_marginal is None:
+        parts["mcse"] = np.concatenate([*share_errors(indicators), np.empty(0)]).tolist()
+    else:
+        parts["mcse"] = [0.0] * len(parts["scene"])
     types = {"scene": "str", "structure": "str", "estimator": "str"}
     return pd.DataFrame(parts).astype({name: types.get(name, "float64") for name in parts})
 

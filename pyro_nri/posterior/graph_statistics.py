@@ -1,6 +1,7 @@
 """Posteriors of numbers that belong to a whole structure: edges of a type, distance to a given graph."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_nri.posterior.convert import group
-from pyro_nri.posterior.diagnostics import quantity_diagnostics
+from pyro_nri.posterior.diagnostics import share_errors
 from pyro_nri.posterior.parts import scene_parts, select_scenes
 from pyro_nri.posterior.truth import known_edges
 from pyro_nri.scenes.scenes import Scenes
@@ -95,11 +96,14 @@ def _distribution(tree: xr.DataTree, counted: NDArray[np.bool_], name: str) -> p
         raise ValueError("the posterior holds no draw, at least one is needed")
     posterior, stats = group(tree, "posterior"), group(tree, "sample_stats")
     bounds = np.searchsorted(posterior["scene_index"].values, np.arange(stats.sizes["scene"] + 1))
-    parts = []
-    for g, scene in enumerate(stats["scene"].values.tolist()):
-        number = counted[..., bounds[g] : bounds[g + 1]].sum(-1)  # [C, S]
-        values, count = np.unique(number, return_counts=True)
-        error = quantity_diagnostics(number[..., None] == values).mcse
-        columns = {name: values, "probability": count / number.size, "mcse": error}
-        parts.append(pd.DataFrame({"scene": np.full(len(values), scene), **columns}))
-    return pd.concat(parts, ignore_index=True)
+    numbers = [counted[..., low:high].sum(-1) for low, high in pairwise(bounds.tolist())]  # each [C, S]
+    found = [np.unique(number, return_counts=True) for number in numbers]
+    errors = share_errors(number[..., None] == values for number, (values, _) in zip(numbers, found, strict=True))
+    return pd.DataFrame(
+        {
+            "scene": np.repeat(stats["scene"].values, [len(values) for values, _ in found]),
+            name: np.concatenate([values for values, _ in found]),
+            "probability": np.concatenate([count / count.sum() for _, count in found]),
+            "mcse": np.concatenate(list(errors)),
+        }
+    )
