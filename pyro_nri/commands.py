@@ -352,6 +352,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     run.__name__: run for run in (simulate, train, infer, answers.export, answers.diagnose, answers.laws, demo)
 }
 COMMANDS["predict"] = functools.partial(answers.predict, read=_read)
+COMMANDS["report"] = functools.partial(answers.report, read=_read)
 COMMANDS["score"] = functools.partial(answers.score, read=_read)
 COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
 COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

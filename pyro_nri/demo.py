@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -130,7 +131,11 @@ def _lines(figures: dict[str, Any]) -> str:
 
 def _write(trees: list[xr.DataTree], checkpoint: Checkpoint, folder: Path) -> list[str]:
     write_posterior(trees[0], folder / "posterior.nc")
-    frames = {"edges": edges_frame, "structures": structures_frame, "diagnostics": diagnostics_frame}
+    frames: dict[str, Callable[[xr.DataTree], pd.DataFrame]] = {
+        "edges": edges_frame,
+        "structures": structures_frame,
+        "diagnostics": diagnostics_frame,
+    }
     for name, frame in frames.items():
         write_frame(frame(trees[0]), folder / f"{name}.csv")
     with written_beside(folder / "graphs.png") as beside:

@@ -183,3 +183,24 @@ def test_two_models_at_a_time(tmp_path, monkeypatch, name):
     script.run_cells(path, wanted, lambda cell: tried.append(cell) or [{**cell, "value": 0.1}], jobs=1)
     assert tried == [{"kind": "b", "seed": 1}]
     assert len(read_frame(path)) == len(wanted)
+
+
+@pytest.mark.slow
+def test_posterior_analysis(tmp_path, capsys, monkeypatch):
+    script = load("posterior_analysis")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "posterior_analysis_smoke.csv"
+    frame, edges = read_frame(path), read_frame(tmp_path / "posterior_analysis_smoke_edges.csv")
+    assert len(frame) == 6
+    assert frame["expected_errors"].is_monotonic_decreasing
+    assert frame["expected_distance"].ge(0).all()
+    assert frame["num_uncertain"].sum() == len(edges)
+    assert edges["log_bayes_factor"].notna().all()
+    check_picture(path.with_suffix(".png"))
+    told = capsys.readouterr().out
+    assert "rust this" in told  # or do not
+    assert f"{len(edges)} of 120 edges are in doubt" in told
+    monkeypatch.setattr(script, "make_posterior", refuse)
+    source = tmp_path / "posterior_analysis_smoke.nc"
+    script.main(["--posterior", str(source), "--scene", "3", "--out", str(tmp_path)])  # without a model
+    assert read_frame(tmp_path / "posterior_analysis.csv").equals(frame)

@@ -15,7 +15,8 @@ import xarray as xr
 
 import pyro_nri.commands as commands
 import pyro_nri.demo as demo
-from pyro_nri.cli import frame_range, main
+from pyro_nri.arguments import frame_range
+from pyro_nri.cli import main
 from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
@@ -186,6 +187,20 @@ def test_predict(job, as_json, tmp_path):
     xr.testing.assert_allclose(found, wanted)
     assert found["frame"].values.tolist() == list(range(21, 28))  # beyond the 25 frames that were seen
     assert found.attrs["command"].startswith("pyro-nri predict")
+    table = tmp_path / "predictions.csv"
+    more = ("--num-structures", 3, "--interval", 0.5, "--out", table)
+    as_json(
+        *("predict", job / "test.nc", "--model", job / "model.pt", "--posterior", job / "posterior.nc"),
+        *("--start", 20, "--num-steps", 7, *more),
+    )
+    frame = read_frame(table)
+    assert frame.columns.tolist() == ["recording", "frame", "entity", "state", "mean", "low", "high"]
+    assert len(frame) == 4 * 7 * 3 * 4
+    arguments = {"start": 20, "num_steps": 7, "num_structures": 3, "interval": 0.5}
+    few = predict(load_checkpoint(job / "model.pt").model, tree, scenes, **arguments)
+    where = (frame["recording"] == "1") & (frame["frame"] == 24) & (frame["entity"] == "2") & (frame["state"] == "vx")
+    wanted = few.sel(recording="1", frame=24, entity=2, state="vx")
+    assert frame.loc[where, "low"].item() == pytest.approx(float(wanted["low"]))
 
 
 def test_score(job, as_json, run):
@@ -212,7 +227,8 @@ def test_score(job, as_json, run):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_export(job, as_json, tmp_path, kind):
     result = as_json("export", job / "posterior.nc", "--out", tmp_path / "tables", "--format", kind)
-    names = [f"{name}.{kind}" for name in ("edges", "structures", "diagnostics")]
+    tables = ("edges", "structures", "uncertainty", "diagnostics", "bayes_factors")
+    names = [f"{name}.{kind}" for name in tables]
     assert result == {"wrote": [str(tmp_path / "tables" / name) for name in names]}
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(names)
     wanted = edges_frame(read_posterior(job / "posterior.nc"))
@@ -220,6 +236,25 @@ def test_export(job, as_json, tmp_path, kind):
     assert set(read_frame(tmp_path / "tables" / f"diagnostics.{kind}")["scene"]) == {"0", "1", "2", "3"}
     structure = read_frame(tmp_path / "tables" / f"structures.{kind}")["structure"]
     assert structure.str.fullmatch("[01]{6}").all()
+    some = ("--scenes", "3", "1", "--wide", "--num-top", 1, "--model", job / "model.pt")
+    as_json("export", job / "posterior.nc", "--out", tmp_path / "some", "--format", kind, *some)
+    assert read_frame(tmp_path / "some" / f"structures.{kind}")["scene"].tolist() == ["1", "3"]
+    wide = read_frame(tmp_path / "some" / f"edges.{kind}")
+    assert len(wide) == 2 * 6
+    assert {"probability_0", "probability_1"} <= set(wide)
+
+
+def test_report(job, as_json, run, tmp_path):
+    out = tmp_path / "report.html"
+    given = ("--model", job / "model.pt", "--truth", job / "test.nc", "--scenes", "2", "--title", "Four scenes")
+    result = as_json("report", job / "posterior.nc", "--out", out, *given)
+    assert set(result) == {"verdict", "trusted", "reasons", "wrote"}
+    text = out.read_text()
+    assert "<title>Four scenes</title>" in text
+    assert "pyro-nri infer" in text
+    assert "pyro-nri report" in text
+    assert "Scenes 2: probability that the edge" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_laws(as_json, run, job, tmp_path):

@@ -180,6 +180,7 @@ class Chains:
             edge_probability=None if conditionals is None else (conditionals / num_draws).cpu().numpy(),
             log_marginal=log_marginal,
             log_marginal_error=error,
+            type_prior=self.target.prior.type_probability.cpu().numpy(),
             replicas=replicas,
         )
 

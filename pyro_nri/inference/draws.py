@@ -79,6 +79,7 @@ class Draws:
         log_marginal: log marginal likelihood, float64 ``[G]``: exact, or estimated by parallel tempering, else None.
         log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
             None.
+        type_prior: prior probability of each type at an edge, float64 ``[K]``, or None if it is not known.
         replicas: what parallel tempering needs to go on, or None.
         hidden: hidden entities, where some were inferred, or None.
         warmup: the annealed and discarded steps, or None.
@@ -101,6 +102,7 @@ class Draws:
     edge_probability: NDArray[np.float64] | None = None
     log_marginal: NDArray[np.float64] | None = None
     log_marginal_error: NDArray[np.float64] | None = None
+    type_prior: NDArray[np.float64] | None = None
     replicas: "Replicas | None" = None
     hidden: HiddenDraws | None = None
     warmup: "Draws | None" = None

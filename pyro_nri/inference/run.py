@@ -224,6 +224,7 @@ def _exact_draws(
         num_evaluations=0,
         edge_probability=posterior.edge_probability.cpu().numpy(),
         log_marginal=posterior.log_marginal.cpu().numpy(),
+        type_prior=prior.type_probability.cpu().numpy(),
     )
 
 

@@ -104,7 +104,9 @@ def relabel(draws: Draws, labels: Sequence[int], edge_mask: NDArray[np.bool_]) -
         edge_mask: which edges exist, ``[G, E]``; padded ones keep type 0.
     """
     table = np.asarray(labels, np.int8)
-    probability = draws.edge_probability
+    probability, type_prior = draws.edge_probability, draws.type_prior
+    if type_prior is not None:
+        type_prior = type_prior[np.argsort(table)]
     if probability is not None:
         changed = np.empty_like(probability)
         changed[..., table] = probability
@@ -113,6 +115,7 @@ def relabel(draws: Draws, labels: Sequence[int], edge_mask: NDArray[np.bool_]) -
         draws,
         edge_type=np.where(edge_mask, table[draws.edge_type], draws.edge_type),
         edge_probability=probability,
+        type_prior=type_prior,
         warmup=None if draws.warmup is None else relabel(draws.warmup, labels, edge_mask),
     )
 
@@ -150,6 +153,7 @@ def _mix(parts: list[Draws], places: list[NDArray[np.int64]], group_names: tuple
         arrays[name] = np.zeros((*value.shape[:2], num_groups, *value.shape[3:]), value.dtype)
     known = all(part.edge_probability is not None for part in parts)
     probability = np.zeros((num_groups, first.edge_type.shape[-1], first.num_edge_types))
+    priors = [part.type_prior for part in parts if part.type_prior is not None]
     turn = np.zeros(num_groups, np.int64)  # number of the part among the models of each structure
     for part, groups in zip(parts, places, strict=True):
         mine = (dealer[groups] == turn[groups][:, None]).T  # [S, own G]
@@ -168,6 +172,7 @@ def _mix(parts: list[Draws], places: list[NDArray[np.int64]], group_names: tuple
         group_names=group_names,
         num_evaluations=sum(part.num_evaluations for part in parts),
         edge_probability=probability if known else None,
+        type_prior=np.mean(priors, axis=0) if len(priors) == len(parts) else None,
         log_marginal=None,  # models are weighted alike, not by how well they explain the scene
         warmup=None,
         attributes={},

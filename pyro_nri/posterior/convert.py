@@ -11,7 +11,8 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
 - ``hidden_posterior``, where hidden entities were inferred: see :func:`~pyro_nri.posterior.hidden.hidden_dataset`;
   their edges are among all others, under the names "hidden 1", ...
-- ``constant_data``: masks, names, kinds, time step, and if known the truth and the alignment of type labels.
+- ``constant_data``: masks, names, kinds, time step, and if known the prior probability of each type, the truth and the
+  alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
 
 A ``scene`` of the tree is one structure: a group of recordings that share it (by default a group of one). Edges of
@@ -98,7 +99,7 @@ def to_datatree(
         raise ValueError(f"attributes must not be called {', '.join(taken)}: the posterior sets these itself")
     root = {
         "inference_library": LIBRARY,
-        "inference_library_version": _library_version(),
+        "inference_library_version": library_version(),
         "posterior_format": FORMAT_VERSION,
         "method": draws.method,
         "seed": draws.seed,
@@ -118,6 +119,8 @@ def to_datatree(
         groups["edge_posterior"] = _edge_posterior(draws, edge, names)
     groups["observed_data"] = _observed_data(scenes, first_frame)
     groups["constant_data"] = _constant_data(scenes, edge, names, draws.move_names, type_alignment)
+    if draws.type_prior is not None:
+        groups["constant_data"]["type_prior"] = ("type", draws.type_prior)
     if draws.warmup is not None:
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
@@ -187,7 +190,8 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
     return tree.children[name].to_dataset()
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Version of this library that is installed; "unknown" where it only lies beside."""
     try:
         return metadata.version(LIBRARY)
     except metadata.PackageNotFoundError:
@@ -377,6 +381,7 @@ def _draws_of(
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
         hidden=hidden_of(group(tree, "hidden_posterior")) if "hidden_posterior" in tree.children else None,
+        type_prior=constant["type_prior"].values if "type_prior" in constant else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pyro_nri.posterior.convert import group
+from pyro_nri.posterior.figures import COLOURS, DASHES, INK
 from pyro_nri.posterior.hidden_frames import hidden_group
-from pyro_nri.posterior.plots import COLOURS, DASHES, INK
 from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.scenes.files import written_beside
 

@@ -141,6 +141,13 @@ def test_warm_up_anneals_and_draws_do_not(make_model, make_scenes):
     assert infer(make_model(), make_scenes(), method="mcmc", num_warmup=0, num_draws=2, seed=0).warmup is None
 
 
+def test_draws_carry_the_prior_probability_of_each_type(make_model, make_scenes):
+    wanted = np.exp([0.4, -0.3]) / np.exp([0.4, -0.3]).sum()
+    for method in ("exact", "mcmc"):
+        draws = infer(make_model(), make_scenes(), method=method, num_draws=2, num_warmup=3, seed=0)
+        np.testing.assert_allclose(draws.type_prior, wanted, rtol=1e-6)
+
+
 def test_thinned_draws_are_every_third(make_model, make_scenes):
     options = {"method": "mcmc", "num_warmup": 4, "seed": 0, "segment_draws": 5}
     every = infer(make_model(), make_scenes(), num_draws=36, **options)

@@ -129,6 +129,7 @@ def test_relabelling_and_back(scenes, members):
     exists = scenes.edge_mask[scenes.group_first_scene].numpy()
     there = relabel(draws, [1, 2, 0], exists)
     np.testing.assert_array_equal(there.edge_type[..., exists], (draws.edge_type[..., exists] + 1) % 3)
+    np.testing.assert_array_equal(there.type_prior[[1, 2, 0]], draws.type_prior)
     back = relabel(there, [2, 0, 1], exists)
     np.testing.assert_array_equal(back.edge_type, draws.edge_type)
     np.testing.assert_array_equal(back.edge_probability, draws.edge_probability)

@@ -28,6 +28,7 @@ def exact_knowledge(scenes):
     return {
         "edge_probability": np.where(mask[..., None], probability, [1.0, 0.0]),
         "log_marginal": np.arange(scenes.num_groups) - 3.5,
+        "type_prior": np.array([0.3, 0.7]),
     }
 
 
@@ -44,10 +45,10 @@ def test_edges_are_named_and_padding_is_left_out(unequal, make_draws):
 
 
 def test_draws_come_back(unequal, make_draws):
-    warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), num_evaluations=99, complete=False)
-    draws = make_draws(
-        unequal, warmup=warmup, complete=False, attributes={"model": "m.pt", "rate": 0.5}, **exact_knowledge(unequal)
-    )
+    known = exact_knowledge(unequal)
+    more = {"num_evaluations": 99, "complete": False, "type_prior": known["type_prior"]}
+    warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), **more)
+    draws = make_draws(unequal, warmup=warmup, complete=False, attributes={"model": "m.pt", "rate": 0.5}, **known)
     assert_same_draws(to_draws(to_datatree(draws, unequal)), draws)
 
 
