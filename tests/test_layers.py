@@ -73,6 +73,7 @@ ORDER: dict[str, Sequence[str]] = {
     "posterior": [
         *[
             "replicas",
+            "prior_records",
             "convert",
             "storage",
             "align",
