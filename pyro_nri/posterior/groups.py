@@ -13,12 +13,13 @@ from pyro_nri.posterior.correspondence import check_posterior, common_types, sha
 from pyro_nri.posterior.permutation import (
     Summary,
     benjamini_hochberg,
+    difference_interval,
     gradient,
+    group_interval,
+    jackknife_error,
     label_p_values,
     slope_interval,
     slope_p_value,
-    standard_error,
-    welch_interval,
 )
 from pyro_nri.posterior.pool import Pool, make_pool, redrawn
 from pyro_nri.posterior.probability import edge_probability
@@ -262,12 +263,10 @@ def _compare(
     for model in _models(pool, trees, quantities, seed):
         if not model.quantities:
             continue
-        pooled, groups = model.moments(), [model.moments(is_a), model.moments(~is_a)]
+        pooled, groups = model.moments(), [model.estimate(is_a), model.estimate(~is_a)]
         for quantity in model.quantities:
-            value = [float(quantity.summary(moments.mean(0))) for moments in groups]
-            error = [standard_error(quantity.summary, moments) for moments in groups]
-            effect = value[0] - value[1]
-            found.append((quantity, (effect, *welch_interval(effect, (error[0], error[1]), counts, level))))
+            a, b = (_number(quantity, mean, without, level) for mean, without in groups)
+            found.append((quantity, difference_interval(a, b)))
             tests.append((quantity.summary, pooled))
     rng = np.random.default_rng(seed)
     p_values = label_p_values(tests, is_a, num_permutations=num_permutations, rng=rng)
@@ -277,6 +276,15 @@ def _compare(
             for (quantity, interval), p_value in zip(found, p_values.tolist(), strict=True)
         ]
     )
+
+
+def _number(quantity: Quantity, mean: Floats, without: Floats, level: float) -> tuple[float, float, float]:
+    """A group's number and its interval, from its mean moments and those without each scene."""
+    value, number = float(quantity.summary(mean)), len(without)
+    error = jackknife_error(quantity.summary, without) if number > 1 else np.nan
+    trials = 0.0 if quantity.unit is None else number * mean[len(mean) - 2 + quantity.unit]
+    interval = group_interval(value, error, number, level=level, scale=quantity.scale, num_units=trials)
+    return value, *interval
 
 
 def _row(

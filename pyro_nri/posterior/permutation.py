@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import expit
 
 Floats = NDArray[np.float64]
 # A function of mean moments, [*batch, R] to [*batch].
@@ -43,30 +44,60 @@ def gradient(summary: Summary, mean: Floats) -> Floats:
     return np.stack(columns, axis=-1)
 
 
-def influence(summary: Summary, moments: Floats) -> Floats:
-    """What each scene adds to the summary of the group's mean moments: its linear part, ``[G]`` of ``[G, R]``."""
-    mean = moments.mean(0)
-    return np.asarray((moments - mean) @ gradient(summary, mean))
+def jackknife_error(summary: Summary, without: Floats) -> float:
+    """Standard error of a summary from mean moments without each scene in turn, ``[G, R]``; NaN for one scene."""
+    values = summary(without)
+    return float(np.sqrt(((values - values.mean()) ** 2).sum() * (len(values) - 1) / len(values)))
 
 
-def standard_error(summary: Summary, moments: Floats) -> float:
-    """Standard error of the summary of a group's mean moments; NaN for one scene."""
-    if len(moments) < 2:
-        return math.nan
-    return float(np.sqrt((influence(summary, moments) ** 2).sum() / (len(moments) * (len(moments) - 1))))
-
-
-def welch_interval(
-    difference: float, errors: tuple[float, float], counts: tuple[int, int], level: float
+def group_interval(
+    value: float, error: float, num_scenes: int, *, level: float, scale: str = "real", num_units: float = 0.0
 ) -> tuple[float, float]:
-    """Interval of a difference of two groups with unequal variances (Welch); NaN where a group is one scene."""
-    (a, b), (n, m) = errors, counts
-    total = a**2 + b**2
-    if not total > 0:
-        return (difference, difference) if total == 0 else (math.nan, math.nan)
-    freedom = total**2 / (a**4 / (n - 1) + b**4 / (m - 1))
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
-    return difference - half, difference + half
+    """Student's interval of one group's number, made on a scale where it has no bounds.
+
+    Args:
+        value: the number.
+        error: its standard error; NaN gives no interval.
+        num_scenes: scenes that it comes from.
+        level: of the interval.
+        scale: "share" (0 to 1, log odds), "positive" (logarithm), "correlation" (-1 to 1, artanh) or "real".
+        num_units: independent trials behind a share, for the interval of Clopper & Pearson where it is 0 or 1.
+    """
+    if math.isnan(value) or math.isnan(error) or num_scenes < 2:
+        return math.nan, math.nan
+    quantile = float(stats.t.ppf((1 + level) / 2, num_scenes - 1))
+    tiny = 1e-6
+    if scale == "share":
+        if min(value, 1 - value) < tiny:
+            width = 1 - ((1 - level) / 2) ** (1 / max(num_units, num_scenes))
+            return (0.0, width) if value < 0.5 else (1 - width, 1.0)
+        half = quantile * error / (value * (1 - value))
+        centre = math.log(value / (1 - value))
+        return float(expit(centre - half)), float(expit(centre + half))
+    if scale == "positive" and value > tiny:
+        half = quantile * error / value
+        return value * math.exp(-half), value * math.exp(min(half, 50.0))
+    if scale == "correlation" and abs(value) < 1 - tiny:
+        half = quantile * error / (1 - value**2)
+        return math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
+    return value - quantile * error, value + quantile * error
+
+
+def difference_interval(
+    a: tuple[float, float, float], b: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Difference of two independent numbers and its interval, from each one's ``(value, low, high)``.
+
+    The intervals are put together as Newcombe (1998) does it for shares (the method of variance estimates recovery), so
+    that their asymmetry is kept.
+    """
+    (value, low, high), (other, other_low, other_high) = a, b
+    effect = value - other
+    return (
+        effect,
+        effect - math.hypot(value - low, other_high - other),
+        effect + math.hypot(high - value, other - other_low),
+    )
 
 
 def relabellings(

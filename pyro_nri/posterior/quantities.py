@@ -6,7 +6,7 @@ for edges, pairs and stars of independent edges; for triads, and stars of tied p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.special import gammaln
 from pyro_nri.posterior import motifs
 from pyro_nri.posterior.permutation import Summary
 from pyro_nri.posterior.pool import Atoms, Pool, combine, type_counts
-from pyro_nri.posterior.tilting import Base, Family, Floats, Point, maximise
+from pyro_nri.posterior.tilting import Base, Family, Floats, Point, leave_one_out, maximise
 
 #: Quantities by name; "triads" are the sixteen classes one by one.
 QUANTITIES = ("density", "degree", "reciprocity", "dispersion", "motifs", "triads")
@@ -24,6 +24,9 @@ QUANTITIES = ("density", "degree", "reciprocity", "dispersion", "motifs", "triad
 DEFAULT_QUANTITIES = QUANTITIES[:5]
 # Drawn structures of a base measure, and the most edges that these may have together.
 _NUM_BASE, _MAX_BASE_EDGES = 20_000, 20_000_000
+_MAX_LEFT_OUT = 1000
+# Of families of two counts and more.
+_PENALTY = 0.1
 
 Counts = Callable[[NDArray[np.bool_], int], list[NDArray[np.int64]]]
 
@@ -35,11 +38,15 @@ class Quantity(NamedTuple):
         name: what it is.
         type: code of the type.
         summary: ``[*batch, R]`` to ``[*batch]``.
+        scale: on which it has no bounds, see :func:`~pyro_nri.posterior.permutation.group_interval`.
+        unit: place among the sizes of the number of independent trials behind a share; None where scenes are those.
     """
 
     name: str
     type: int
     summary: Summary
+    scale: str
+    unit: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,21 +58,39 @@ class Model:
         start: ``[P]``.
         sizes: known numbers of each scene, which follow the P counts in its moments, ``[G, Q]``.
         quantities: the answers.
+        penalty: see :func:`~pyro_nri.posterior.tilting.maximise`.
     """
 
     family: Family
     start: Floats
     sizes: Floats
     quantities: list[Quantity]
+    penalty: float = 0.0
 
-    def fit(self, chosen: NDArray[np.bool_] | None = None) -> Point:
-        """The parameter of the chosen scenes, of all by default."""
-        return maximise(self.family if chosen is None else self.family.part(chosen), self.start)
+    def fit(self) -> Point:
+        """The parameter of all scenes."""
+        return maximise(self.family, self.start, penalty=self.penalty)
 
-    def moments(self, chosen: NDArray[np.bool_] | None = None) -> Floats:
-        """Pseudo-observations of the counts in the chosen scenes, and the scenes' sizes, ``[G, P + Q]``."""
-        sizes = self.sizes if chosen is None else self.sizes[chosen]
-        return np.concatenate([self.fit(chosen).moments, sizes], axis=1)
+    def moments(self) -> Floats:
+        """Pseudo-observations of the counts in all scenes, and the scenes' sizes, ``[G, P + Q]``."""
+        return np.concatenate([self.fit().moments, self.sizes], axis=1)
+
+    def estimate(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Mean moments of the chosen scenes by themselves, and what they are without each scene in turn.
+
+        Returns:
+            ``[P + Q]`` and ``[G, P + Q]``; instead of more than 1,000 scenes left out, moments that differ as much.
+        """
+        family, sizes = self.family.part(chosen), self.sizes[chosen]
+        point, number = maximise(family, self.start, penalty=self.penalty), len(sizes)
+        moments = np.concatenate([point.moments, sizes], axis=1)
+        mean = moments.mean(0)
+        if number == 1:
+            return mean, np.full((1, len(mean)), np.nan)
+        if number > _MAX_LEFT_OUT:
+            return mean, mean - (moments - mean) / (number - 1)
+        without = np.concatenate([leave_one_out(family, point), (sizes.sum(0) - sizes) / (number - 1)], axis=1)
+        return mean, without
 
 
 def edge_model(pool: Pool, names: set[str]) -> Model:
@@ -90,8 +115,8 @@ def edge_model(pool: Pool, names: set[str]) -> Model:
         return lambda m: share(m) * m[..., num_types - 1] / m[..., num_types]
 
     quantities = [
-        Quantity(name, k, make(k))
-        for name, make in (("density", density), ("degree", degree))
+        Quantity(name, k, make(k), scale, unit)
+        for name, make, scale, unit in (("density", density, "share", 0), ("degree", degree, "positive", None))
         if name in names
         for k in range(num_types)
     ]
@@ -127,7 +152,7 @@ def other_models(pool: Pool, log_rate: Floats, names: set[str], rng: np.random.G
             if pool.tied:
                 stars = _counted(lambda z, n: [motifs.num_edges(z), motifs.num_stars(z, n, "in")])
                 base = _drawn_model(pool, log_rate, k, sizes, stars, None, rng)
-                models.append(_with(base, [Quantity("degree dispersion", k, _dispersion)]))
+                models.append(_with(base, [Quantity("degree dispersion", k, _dispersion, "positive")]))
             else:
                 models += [_star_model(pool, log_rate, k, sizes, ends) for ends in ("in", "out")]
         if not {"motifs", "triads"} & names:
@@ -161,7 +186,7 @@ def single_edge_model(pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, 
         return lambda m: m[..., k - 1]
 
     name = f"edge {ends[0]} -> {ends[1]}"
-    quantities = [Quantity(name, k, rate(k)) for k in range(num_types)]
+    quantities = [Quantity(name, k, rate(k), "share") for k in range(num_types)]
     return Model(family, start, np.empty((len(pool.sizes), 0)), quantities)
 
 
@@ -180,7 +205,7 @@ def _pair_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats) -> Model:
             density = m[..., 0] / m[..., 2]
             return np.asarray((2 * m[..., 1] / m[..., 0] - density) / (1 - density))
 
-    return Model(_family(pool, atoms, bases), np.zeros(2), sizes, [Quantity("reciprocity", k, reciprocity)])
+    return Model(_family(pool, atoms, bases), np.zeros(2), sizes, [Quantity("reciprocity", k, reciprocity, "correlation")], _PENALTY)
 
 
 def _star_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats, ends: str) -> Model:
@@ -200,8 +225,8 @@ def _star_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats, ends: str) 
         choose = gammaln(others + 1) - gammaln(degree + 1) - gammaln(others - degree + 1)
         weight = choose + degree * log_rate[k] + (others - degree) * _log_rest(log_rate, k)
         bases.append(Base(np.stack([degree, degree * (degree - 1) / 2], axis=1), weight, each.num_entities))
-    quantity = Quantity(f"{ends}-degree dispersion", k, _dispersion)
-    return Model(_family(pool, combine(atoms), bases), np.zeros(2), sizes, [quantity])
+    quantity = Quantity(f"{ends}-degree dispersion", k, _dispersion, "positive")
+    return Model(_family(pool, combine(atoms), bases), np.zeros(2), sizes, [quantity], _PENALTY)
 
 
 def _triad_models(
@@ -234,7 +259,7 @@ def _triad_models(
             with np.errstate(divide="ignore", invalid="ignore"):
                 return np.asarray(m[..., position] / possible)
 
-        result.append(_with(model, [Quantity(name, k, share)]))
+        result.append(_with(model, [Quantity(name, k, share, "share")]))
     return result
 
 
@@ -267,7 +292,7 @@ def _drawn_model(
     atoms = combine(_atoms(pool, _of_type(counts, k), log_rate))
     if pairs is not None:  # the base measure is that of the pairs
         atoms = atoms._replace(log_likelihood=atoms.log_likelihood + atoms.value[:, :2] @ theta)
-    return Model(_family(pool, atoms, bases), np.zeros(atoms.value.shape[1]), sizes, [])
+    return Model(_family(pool, atoms, bases), np.zeros(atoms.value.shape[1]), sizes, [], _PENALTY)
 
 
 def _dispersion(m: Floats) -> Floats:
@@ -318,7 +343,7 @@ def _family(pool: Pool, atoms: Atoms, bases: list[Base]) -> Family:
 
 
 def _with(model: Model, quantities: list[Quantity]) -> Model:
-    return Model(model.family, model.start, model.sizes, quantities)
+    return replace(model, quantities=quantities)
 
 
 def _log_rest(log_rate: Floats, k: int) -> float:

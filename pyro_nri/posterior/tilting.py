@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 # How far a parameter may go from where the search starts: shares of e^-20 are as good as 0.
 _BOX = 20.0
 _MAX_STEPS = 200
+# Numbers of a base measure at many parameters that are held at once.
+_CHUNK_NUMBERS = 2**22
 
 
 class Base(NamedTuple):
@@ -88,11 +90,12 @@ class Point(NamedTuple):
 
     Attributes:
         theta: ``[P]``.
-        log_marginal: sum over scenes, up to a constant.
+        log_marginal: sum over scenes, up to a constant, less the penalty.
         mean: E[s] of each scene under its prior, ``[G, P]``.
         score: gradient of each scene's term, ``[G, P]``.
         prior_variance: V, ``[P, P]``.
-        information: H, ``[P, P]``.
+        information: H and the precision of the penalty, ``[P, P]``.
+        gradient: of ``log_marginal``, ``[P]``.
     """
 
     theta: Floats
@@ -101,21 +104,23 @@ class Point(NamedTuple):
     score: Floats
     prior_variance: Floats
     information: Floats
+    gradient: Floats
 
     @property
     def moments(self) -> Floats:
         """Pseudo-observations of s, ``[G, P]``; see the head of this file."""
+        score = self.score - self.score.mean(0)  # 0 but for the penalty
         size = np.sqrt(np.diag(self.prior_variance))
         size = np.where(size > 1e-9, size, 1.0)
         information = self.information / size / size[:, None]
         if np.abs(information).max() < 1e-12:  # nothing varies any more: every scene has the same s for certain
-            return np.asarray(self.mean + self.score)
+            return np.asarray(self.mean + score)
         gain = np.linalg.pinv(information, rcond=1e-8, hermitian=True) @ (self.prior_variance / size / size[:, None])
-        return np.asarray(self.mean + (self.score / size) @ gain * size)
+        return np.asarray(self.mean + (score / size) @ gain * size)
 
 
-def at(family: Family, theta: Floats) -> Point:
-    """Evaluate a family, see :class:`Point`."""
+def at(family: Family, theta: Floats, start: Floats, precision: Floats) -> Point:
+    """Evaluate a family, see :class:`Point`; the penalty is a normal prior of theta around ``start``."""
     size = len(theta)
     first = np.flatnonzero(np.diff(family.unit, prepend=-1))
     exponent = family.log_weight + family.value @ theta
@@ -141,22 +146,39 @@ def at(family: Family, theta: Floats) -> Point:
         prior_variance += number * base.copies * (centred * share[:, None]).T @ centred
         log_marginal -= number * base.copies * float(log_total)
     mean = prior_mean[family.kind]
-    return Point(theta, log_marginal, mean, scene_mean - mean, prior_variance, prior_variance - posterior_variance)
+    away = precision @ (theta - start)
+    score = scene_mean - mean
+    return Point(
+        theta,
+        log_marginal - float((theta - start) @ away) / 2,
+        mean,
+        score,
+        prior_variance,
+        prior_variance - posterior_variance + precision,
+        score.sum(0) - away,
+    )
 
 
-def maximise(family: Family, start: Floats, *, tolerance: float = 1e-9) -> Point:
+def maximise(family: Family, start: Floats, *, penalty: float = 0.0, tolerance: float = 1e-9) -> Point:
     """The parameter of largest marginal likelihood, by Newton's method with safeguards.
 
-    Where the likelihood still grows towards infinity, as for a type that no scene has, the search ends far out.
+    Where the likelihood grows towards infinity, as for a type that no scene has, the search ends far out.
 
     Args:
         family: the family.
         start: where to begin, ``[P]``.
+        penalty: a normal prior around ``start`` with this many times the information that one scene lacks, nothing
+            where the data leave no doubt. Where data are weak, it keeps the search from following a likelihood that
+            goes on growing slowly towards extremes.
         tolerance: gain in log marginal likelihood below which the search ends.
     """
-    point = at(family, np.asarray(start, np.float64))
+    start = np.asarray(start, np.float64)
+    none = np.zeros((len(start), len(start)))
+    point = at(family, start, start, none)
+    precision = penalty * (point.prior_variance - point.information) / family.num_scenes
+    point = at(family, start, start, precision)
     for _ in range(_MAX_STEPS):
-        gradient = point.score.sum(0)
+        gradient = point.gradient
         step = _step(point, gradient)
         step = np.clip(point.theta + step, start - _BOX, start + _BOX) - point.theta
         gain = float(gradient @ step)
@@ -164,7 +186,7 @@ def maximise(family: Family, start: Floats, *, tolerance: float = 1e-9) -> Point
             return point
         length = 1.0
         while True:
-            new = at(family, point.theta + length * step)
+            new = at(family, point.theta + length * step, start, precision)
             if new.log_marginal >= point.log_marginal + 1e-4 * length * gain:
                 break
             length /= 2
@@ -189,3 +211,54 @@ def _step(point: Point, gradient: Floats) -> Floats:
             step = (vector * inverse) @ (vector.T @ (gradient / size)) / size
             return np.asarray(step / max(1.0, float(np.abs(step).max()) / 3))
     raise AssertionError("the prior variance is the last resort")
+
+
+def leave_one_out(family: Family, point: Point) -> Floats:
+    """Mean of s over the other scenes, with the parameter that these have without each scene in turn, ``[G, P]``.
+
+    The parameter is that of one Newton step from where all scenes lead: ``theta - (H - H_g)^-1 u_g``.
+    """
+    size, num_scenes = len(point.theta), family.num_scenes
+    information = _scene_information(family, point)
+    rest = point.information - information  # [G, P, P]
+    scale = np.sqrt(np.maximum(np.diag(point.information), 1e-300))
+    value, vector = np.linalg.eigh(rest / scale / scale[:, None])
+    inverse = np.where(value > 1e-6, 1 / np.where(value > 1e-6, value, 1.0), 0.0)
+    score = (point.score - point.score.mean(0)) / scale
+    step = np.einsum("gpq,gq,grq,gr->gp", vector, inverse, vector, score) / scale
+    theta = point.theta - np.clip(step, -3, 3)
+    counts = np.bincount(family.kind, minlength=len(family.bases))
+    total = np.zeros((num_scenes, size))
+    for kind, base in enumerate(family.bases):
+        chunk = max(1, _CHUNK_NUMBERS // len(base.value))
+        for first in range(0, num_scenes, chunk):
+            part = slice(first, first + chunk)
+            exponent = theta[part] @ base.value.T + base.log_weight  # [G, J]
+            share = np.exp(exponent - exponent.max(1, keepdims=True))
+            mean = base.copies * (share @ base.value) / share.sum(1, keepdims=True)
+            total[part] += mean * (counts[kind] - (family.kind[part] == kind))[:, None]
+    return total / (num_scenes - 1)
+
+
+def _scene_information(family: Family, point: Point) -> Floats:
+    """Prior minus posterior variance of s in each scene, ``[G, P, P]``."""
+    size = len(point.theta)
+    first = np.flatnonzero(np.diff(family.unit, prepend=-1))
+    exponent = family.log_weight + family.value @ point.theta
+    weight = np.exp(exponent - np.maximum.reduceat(exponent, first)[family.unit])
+    weight /= np.add.reduceat(weight, first)[family.unit]
+    mean = np.stack([np.add.reduceat(weight * family.value[:, p], first) for p in range(size)], axis=-1)
+    centred = family.value - mean[family.unit]
+    owner = family.scene[family.unit]
+    result = np.empty((family.num_scenes, size, size))
+    for p in range(size):
+        for q in range(size):
+            spread = np.bincount(owner, weight * centred[:, p] * centred[:, q], family.num_scenes)
+            result[:, p, q] = -spread
+    for kind, base in enumerate(family.bases):
+        exponent = base.log_weight + base.value @ point.theta
+        share = np.exp(exponent - exponent.max())
+        share /= share.sum()
+        about = base.value - share @ base.value
+        result[family.kind == kind] += base.copies * (about * share[:, None]).T @ about
+    return result
