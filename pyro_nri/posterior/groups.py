@@ -1,6 +1,7 @@
 """Do two groups of scenes differ in structure, by how much, and is that more than chance?"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,12 +43,40 @@ COLUMNS = (
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What is asked for.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    quantities: tuple[str, ...]
+    types: Sequence[int] | None
+    level: float
+    num_permutations: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        known = (*QUANTITIES, "edges")
+        for name in self.quantities:
+            if name not in known:
+                raise ValueError(f"quantities must be among {', '.join(known)}, found {name!r}")
+        if not self.quantities:
+            raise ValueError("quantities is empty, at least one is needed")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, found {self.level}")
+        if self.num_permutations < 1:
+            raise ValueError(f"num_permutations must be at least 1, found {self.num_permutations}")
+
+
 def compare_groups(
     a: xr.DataTree,
     b: xr.DataTree,
     *,
     names: tuple[str, str] = ("a", "b"),
     quantities: Sequence[str] = DEFAULT_QUANTITIES,
+    types: Sequence[int] | None = None,
     relabel: Sequence[int] | None = None,
     level: float = 0.95,
     num_permutations: int = 2000,
@@ -73,6 +102,7 @@ def compare_groups(
         b: of the other, inferred with the same model.
         names: what the groups are called.
         quantities: which of the above.
+        types: codes of the types to compare, in the labels of ``a``; all by default.
         relabel: for each type of ``b`` that of ``a`` which it stands for, if they were inferred with different models.
         level: of the intervals.
         num_permutations: relabellings of scenes; all of them are used where there are no more.
@@ -88,14 +118,14 @@ def compare_groups(
     Raises:
         ValueError: the posteriors cannot be compared, or an argument is out of range.
     """
-    _check(quantities, level, num_permutations)
+    choice = _Choice(tuple(quantities), types, level, num_permutations, seed)
     for tree, name in zip((a, b), names, strict=True):
         check_posterior(tree, name)
     label = common_types(a, b, names, relabel)
     pool = make_pool([a, b], [edge_probability(a)[0], edge_probability(b)[0]], [np.arange(len(label)), label])
     num_a = a["sample_stats"].sizes["scene"]
     is_a = np.arange(len(pool.sizes)) < num_a
-    return _compare(pool, [a, b], is_a, names, quantities, level, num_permutations, seed)
+    return _compare(pool, [a, b], is_a, names, choice)
 
 
 def split_groups(
@@ -103,6 +133,7 @@ def split_groups(
     labels: ArrayLike,
     *,
     quantities: Sequence[str] = DEFAULT_QUANTITIES,
+    types: Sequence[int] | None = None,
     level: float = 0.95,
     num_permutations: int = 2000,
     seed: int = 0,
@@ -112,7 +143,7 @@ def split_groups(
     Raises:
         ValueError: there are fewer than two groups, or see :func:`compare_groups`.
     """
-    _check(quantities, level, num_permutations)
+    choice = _Choice(tuple(quantities), types, level, num_permutations, seed)
     check_posterior(tree, "the posterior")
     given = np.asarray(labels)
     groups = sorted(set(given.tolist()))
@@ -129,7 +160,7 @@ def split_groups(
             pool = make_pool([part], [edge_probability(part)[0]])
             names = (str(first), str(second))
             is_a = given[both] == first
-            frames.append(_compare(pool, [part], is_a, names, quantities, level, num_permutations, seed))
+            frames.append(_compare(pool, [part], is_a, names, choice))
     frame = pd.concat(frames, ignore_index=True)
     return frame.assign(p_adjusted=_adjusted(frame))
 
@@ -140,6 +171,7 @@ def compare_covariate(
     *,
     name: str = "covariate",
     quantities: Sequence[str] = DEFAULT_QUANTITIES,
+    types: Sequence[int] | None = None,
     level: float = 0.95,
     num_permutations: int = 2000,
     seed: int = 0,
@@ -155,6 +187,7 @@ def compare_covariate(
         covariate: ``[G]``, one finite number for each scene.
         name: what it is called.
         quantities: as for :func:`compare_groups`.
+        types: as for :func:`compare_groups`.
         level: of the intervals.
         num_permutations: how often the covariate is dealt anew to the scenes.
         seed: fixes these and drawn base measures.
@@ -168,7 +201,7 @@ def compare_covariate(
     Raises:
         ValueError: the covariate does not fit the scenes or does not vary, or see :func:`compare_groups`.
     """
-    _check(quantities, level, num_permutations)
+    choice = _Choice(tuple(quantities), types, level, num_permutations, seed)
     check_posterior(tree, "the posterior")
     x = np.asarray(covariate, np.float64)
     num_scenes = tree["sample_stats"].sizes["scene"]
@@ -178,7 +211,7 @@ def compare_covariate(
         raise ValueError(f"covariate must take different values over at least four scenes, found {num_scenes} scenes")
     pool = make_pool([tree], [edge_probability(tree)[0]])
     rows = []
-    for model in _models(pool, [tree], quantities, seed):
+    for model in _models(pool, [tree], choice):
         moments = model.moments()
         mean = moments.mean(0)
         for quantity in model.quantities:
@@ -234,16 +267,19 @@ def _adjusted(frame: pd.DataFrame) -> Floats:
     return result
 
 
-def _models(pool: Pool, trees: list[xr.DataTree], quantities: Sequence[str], seed: int) -> list[Model]:
-    wanted, rng = set(quantities), np.random.default_rng(seed)
-    first = edge_model(pool, wanted)
+def _models(pool: Pool, trees: list[xr.DataTree], choice: _Choice) -> list[Model]:
+    wanted, rng = set(choice.quantities), np.random.default_rng(choice.seed)
+    types = range(pool.num_types) if choice.types is None else choice.types
+    if unknown := [k for k in types if not 0 <= k < pool.num_types]:
+        raise ValueError(f"types must be between 0 and {pool.num_types - 1}, found {unknown[0]}")
+    first = edge_model(pool, wanted, types)
     log_rate = log_rates(pool, first.fit())
     models = [first]
     if wanted - {"density", "degree"}:
         pool = redrawn(pool, log_rate, rng)
-        models += other_models(pool, log_rate, wanted, rng)
+        models += other_models(pool, log_rate, wanted, types, rng)
     if "edges" in wanted:
-        models += [single_edge_model(pool, log_rate, edge, ends) for edge, ends in enumerate(shared_edges(trees))]
+        models += [single_edge_model(pool, log_rate, edge, ends, types) for edge, ends in enumerate(shared_edges(trees))]
     return models
 
 
@@ -252,24 +288,21 @@ def _compare(
     trees: list[xr.DataTree],
     is_a: NDArray[np.bool_],
     names: tuple[str, str],
-    quantities: Sequence[str],
-    level: float,
-    num_permutations: int,
-    seed: int,
+    choice: _Choice,
 ) -> pd.DataFrame:
     counts = (int(is_a.sum()), int((~is_a).sum()))
     tests: list[tuple[Summary, Floats]] = []
     found: list[tuple[Quantity, tuple[float, float, float]]] = []
-    for model in _models(pool, trees, quantities, seed):
+    for model in _models(pool, trees, choice):
         if not model.quantities:
             continue
         pooled, groups = model.moments(), [model.estimate(is_a), model.estimate(~is_a)]
         for quantity in model.quantities:
-            a, b = (_number(quantity, mean, without, level) for mean, without in groups)
+            a, b = (_number(quantity, mean, without, choice.level) for mean, without in groups)
             found.append((quantity, difference_interval(a, b)))
             tests.append((quantity.summary, pooled))
-    rng = np.random.default_rng(seed)
-    p_values = label_p_values(tests, is_a, num_permutations=num_permutations, rng=rng)
+    rng = np.random.default_rng(choice.seed)
+    p_values = label_p_values(tests, is_a, num_permutations=choice.num_permutations, rng=rng)
     return comparison_table(
         [
             _row(quantity.name, quantity.type, names, interval, p_value, counts)
@@ -308,17 +341,3 @@ def _rank_interval(x: Floats, y: Floats, level: float) -> tuple[float, float, fl
     half = float(stats.norm.ppf((1 + level) / 2)) * np.sqrt((1 + r**2 / 2) / (len(x) - 3))
     centre = np.arctanh(np.clip(r, -1 + 1e-12, 1 - 1e-12))
     return r, float(np.tanh(centre - half)), float(np.tanh(centre + half))
-
-
-def _check(quantities: Sequence[str], level: float, num_permutations: int) -> None:
-    known = (*QUANTITIES, "edges")
-    for name in quantities:
-        if name not in known:
-            raise ValueError(f"quantities must be among {', '.join(known)}, found {name!r}")
-    if not quantities:
-        raise ValueError("quantities is empty, at least one is needed")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, found {level}")
-    if num_permutations < 1:
-        raise ValueError(f"num_permutations must be at least 1, found {num_permutations}")
-

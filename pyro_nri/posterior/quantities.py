@@ -5,7 +5,7 @@ as one of its counts, so that a group may have its own density beside the count 
 for edges, pairs and stars of independent edges; for triads, and stars of tied pairs, they are 20,000 drawn structures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from pyro_nri.posterior import motifs
 from pyro_nri.posterior.permutation import Summary
 from pyro_nri.posterior.pool import Atoms, Pool, combine, type_counts
 from pyro_nri.posterior.tilting import Base, Family, Floats, Point, leave_one_out, maximise
+from pyro_nri.scenes import edges
 
 #: Quantities by name; "triads" are the sixteen classes one by one.
 QUANTITIES = ("density", "degree", "reciprocity", "dispersion", "motifs", "triads")
@@ -93,8 +94,8 @@ class Model:
         return mean, without
 
 
-def edge_model(pool: Pool, names: set[str]) -> Model:
-    """Density and mean degree of every type."""
+def edge_model(pool: Pool, names: set[str], types: Sequence[int]) -> Model:
+    """Density and mean degree of some types."""
     parts = 2 if pool.tied else 1
     num_types = pool.num_types
     atoms = pool.receivers if pool.receivers is not None else _atoms(pool, lambda z, n: type_counts(z, num_types))
@@ -118,7 +119,7 @@ def edge_model(pool: Pool, names: set[str]) -> Model:
         Quantity(name, k, make(k), scale, unit)
         for name, make, scale, unit in (("density", density, "share", 0), ("degree", degree, "positive", None))
         if name in names
-        for k in range(num_types)
+        for k in types
     ]
     return Model(_family(pool, atoms, bases), start, sizes, quantities)
 
@@ -129,20 +130,23 @@ def log_rates(pool: Pool, point: Point) -> Floats:
     return np.asarray(weight - np.logaddexp.reduce(weight))
 
 
-def other_models(pool: Pool, log_rate: Floats, names: set[str], rng: np.random.Generator) -> list[Model]:
-    """Models of reciprocity, dispersion and motifs of every type, around the densities of all scenes.
+def other_models(
+    pool: Pool, log_rate: Floats, names: set[str], types: Sequence[int], rng: np.random.Generator
+) -> list[Model]:
+    """Models of reciprocity, dispersion and motifs of some types, around the densities of all scenes.
 
     Args:
         pool: the scenes.
         log_rate: see :func:`log_rates`.
         names: which of :data:`QUANTITIES` are wanted.
+        types: of which types.
         rng: draws base measures.
     """
     models = []
     sizes = np.stack(
         [pool.num_edges, pool.sizes, pool.num_edges * (pool.sizes - 2.0), pool.num_edges * (pool.sizes - 2.0) / 6], axis=1
     )
-    for k in range(pool.num_types):
+    for k in types:
         pairs = None
         if not pool.tied:
             pairs = _pair_model(pool, log_rate, k, sizes)
@@ -151,8 +155,9 @@ def other_models(pool: Pool, log_rate: Floats, names: set[str], rng: np.random.G
         if "dispersion" in names:
             if pool.tied:
                 stars = _counted(lambda z, n: [motifs.num_edges(z), motifs.num_stars(z, n, "in")])
-                base = _drawn_model(pool, log_rate, k, sizes, stars, None, rng)
-                models.append(_with(base, [Quantity("degree dispersion", k, _dispersion, "positive")]))
+                base = _draw_pairs(pool, log_rate, k, None, rng)
+                model = _drawn_model(pool, log_rate, k, sizes, stars, base, None)
+                models.append(_with(model, [Quantity("degree dispersion", k, _dispersion, "positive")]))
             else:
                 models += [_star_model(pool, log_rate, k, sizes, ends) for ends in ("in", "out")]
         if not {"motifs", "triads"} & names:
@@ -162,14 +167,17 @@ def other_models(pool: Pool, log_rate: Floats, names: set[str], rng: np.random.G
     return models
 
 
-def single_edge_model(pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, str]) -> Model:
-    """Rate of every type at one edge, all scenes having the same entities; other edges have the rates of all scenes.
+def single_edge_model(
+    pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, str], types: Sequence[int]
+) -> Model:
+    """Rate of some types at one edge, all scenes having the same entities; other edges have the rates of all scenes.
 
     Args:
         pool: the scenes.
         log_rate: see :func:`log_rates`.
         edge: place of the edge.
         ends: names of its sender and receiver.
+        types: of which types.
     """
     num_types, (drawn,) = pool.num_types, pool.drawn
     code = drawn.structure[:, edge].astype(np.int64)
@@ -186,7 +194,7 @@ def single_edge_model(pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, 
         return lambda m: m[..., k - 1]
 
     name = f"edge {ends[0]} -> {ends[1]}"
-    quantities = [Quantity(name, k, rate(k), "share") for k in range(num_types)]
+    quantities = [Quantity(name, k, rate(k), "share") for k in types]
     return Model(family, start, np.empty((len(pool.sizes), 0)), quantities)
 
 
@@ -248,10 +256,10 @@ def _triad_models(
         for name in classes:
             place = motifs.TRIADS.index(name)
             wanted.append((f"triad {name}", lambda z, n, place=place: [motifs.triad_census(z, n)[:, place]], 3))
-    result = []
+    base, result = _draw_pairs(pool, log_rate, k, pairs, rng), []
     for name, count, place in wanted:
         counts = _counted(lambda z, n, count=count: [*first(z, n), *count(z, n)])
-        model = _drawn_model(pool, log_rate, k, sizes, counts, pairs, rng)
+        model = _drawn_model(pool, log_rate, k, sizes, counts, base, pairs)
         position = len(model.start) - 1
 
         def share(m: Floats, position: int = position, place: int = place) -> Floats:
@@ -263,35 +271,46 @@ def _triad_models(
     return result
 
 
-def _drawn_model(
-    pool: Pool,
-    log_rate: Floats,
-    k: int,
-    sizes: Floats,
-    counts: "Counted",
-    pairs: Point | None,
-    rng: np.random.Generator,
-) -> Model:
-    """Counts that are no sums over independent parts: the base measure is drawn, from the pairs that all scenes have."""
+def _draw_pairs(
+    pool: Pool, log_rate: Floats, k: int, pairs: Point | None, rng: np.random.Generator
+) -> list[NDArray[np.bool_]]:
+    """Linked edges of drawn structures with independent pairs, as all scenes have them; ``[J, E]`` for each size."""
     theta = np.zeros(2) if pairs is None else pairs.theta
     one, none = log_rate[k], _log_rest(log_rate, k)
     weight = np.array([2 * none, one + none, one + none, 2 * one + theta[1]]) + theta[0] * np.array([0, 1, 1, 2])
     if pool.tied:
         weight = np.array([none, -np.inf, -np.inf, one])
     share = np.exp(weight - np.logaddexp.reduce(weight))
-    bases = []
+    result = []
     for each in pool.drawn:
-        number = each.num_entities * (each.num_entities - 1)
-        size = min(_NUM_BASE, max(_MAX_BASE_EDGES // number, 100))
-        choice = np.searchsorted(share.cumsum()[:-1], rng.random((size, number // 2)), side="right")
-        linked = np.zeros((size, number), bool)
-        both = motifs.edges.pairs(each.num_entities).numpy()
+        both = edges.pairs(each.num_entities).numpy()
+        size = min(_NUM_BASE, max(_MAX_BASE_EDGES // both.size, 100))
+        choice = np.searchsorted(share.cumsum()[:-1], rng.random((size, len(both))), side="right")
+        linked = np.zeros((size, both.size), bool)
         linked[:, both[:, 0]], linked[:, both[:, 1]] = choice >= 2, choice % 2 == 1
-        values, times = np.unique(counts(linked, each.num_entities), axis=0, return_counts=True)
-        bases.append(Base(values.astype(np.float64), np.log(times / size), 1))
+        result.append(linked)
+    return result
+
+
+def _drawn_model(
+    pool: Pool,
+    log_rate: Floats,
+    k: int,
+    sizes: Floats,
+    counts: "Counted",
+    base: list[NDArray[np.bool_]],
+    pairs: Point | None,
+) -> Model:
+    """Counts that are no sums over independent parts: the base measure is drawn, from the pairs that all scenes have."""
+    bases = []
+    for each, linked in zip(pool.drawn, base, strict=True):
+        value, number = counts(linked, each.num_entities), len(linked)
+        same = np.zeros(number, np.int64)
+        found = combine(Atoms(value, np.zeros(number), same, same[:1]))
+        bases.append(Base(found.value.astype(np.float64), found.log_likelihood - np.log(number), 1))
     atoms = combine(_atoms(pool, _of_type(counts, k), log_rate))
     if pairs is not None:  # the base measure is that of the pairs
-        atoms = atoms._replace(log_likelihood=atoms.log_likelihood + atoms.value[:, :2] @ theta)
+        atoms = atoms._replace(log_likelihood=atoms.log_likelihood + atoms.value[:, :2] @ pairs.theta)
     return Model(_family(pool, atoms, bases), np.zeros(atoms.value.shape[1]), sizes, [], _PENALTY)
 
 
