@@ -9,8 +9,8 @@ that noise: at 25 nearly every edge is certain, at 4 a third are in doubt, at 1 
 
 Out: benchmarks/results/comparison.csv, a row for each kind of study and quantity: the true effect; the mean estimate;
 the mean difference of posterior averages, which the common prior shrinks (densities only); coverage of 95 % intervals;
-and for several a the share of studies with p <= a, the size of the test where the effect is zero and its power elsewhere.
-Finished rows are kept. About 40 minutes on one core.
+and for several a the share of studies with p <= a: the size of the test where the effect is zero, its power elsewhere.
+Finished rows are kept. About 60 minutes on one core.
 """
 
 import argparse
@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from pyro_nri.inference.draws import Draws, PriorRecord
 from pyro_nri.model.receivers import code_types, structure_of
 from pyro_nri.posterior.convert import to_datatree
+from pyro_nri.posterior.covariates import compare_covariate
 from pyro_nri.posterior.frames import read_frame, write_frame
-from pyro_nri.posterior.groups import compare_covariate, compare_groups
+from pyro_nri.posterior.groups import compare_groups
 from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
@@ -60,7 +61,9 @@ def draw_structures(
     both = edges.pairs(num_entities).numpy()
     rate = np.broadcast_to(density, (num_scenes, 1))
     first = rng.random((num_scenes, len(both))) < rate
-    second = rng.random((num_scenes, len(both))) < np.where(first, rate + reciprocity * (1 - rate), rate * (1 - reciprocity))
+    second = rng.random((num_scenes, len(both))) < np.where(
+        first, rate + reciprocity * (1 - rate), rate * (1 - reciprocity)
+    )
     result = np.zeros((num_scenes, edges.num_edges(num_entities)), np.int64)
     result[:, both[:, 0]], result[:, both[:, 1]] = first, second
     return result
@@ -203,10 +206,7 @@ def run_cell(cell: dict[str, Any], num_studies: int) -> pd.DataFrame:
     for name, part in every.groupby("quantity", sort=False):
         effect = truth[name]
         row = {
-            "kind": cell["kind"],
-            "information": cell["information"],
-            "num_scenes_a": cell["num_scenes"][0],
-            "num_scenes_b": cell["num_scenes"][1],
+            **_named(cell),
             "quantity": name,
             "num_studies": num_studies,
             "true_effect": effect,
@@ -229,24 +229,28 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args(argv)
     done = [read_frame(arguments.out)] if arguments.out.exists() else []
-    keys = ["kind", "information", "num_scenes_a", "num_scenes_b"]
-    known = {tuple(row) for frame in done for row in frame[keys].itertuples(index=False)} if done else set()
-    slopes = {row for frame in done if "true_effect" in frame for row in zip(frame["kind"], frame["information"], frame["true_effect"], strict=True)}
-    wanted = [
-        cell
-        for cell in cells()
-        if (
-            (cell["kind"], cell["information"], cell["slope"]) not in slopes
-            if cell["kind"] == "covariate"
-            else (cell["kind"], cell["information"], *cell["num_scenes"]) not in known
-        )
-    ]
+    known = {_key(row) for frame in done for row in frame.to_dict("records")}
+    wanted = [cell for cell in cells() if _key(_named(cell)) not in known]
     with ProcessPoolExecutor(arguments.jobs) as executor:
-        for cell, found in zip(wanted, executor.map(run_cell, wanted, [arguments.num_studies] * len(wanted)), strict=True):
+        tables = executor.map(run_cell, wanted, [arguments.num_studies] * len(wanted))
+        for cell, found in zip(wanted, tables, strict=True):
             done.append(found)
             write_frame(pd.concat(done, ignore_index=True), arguments.out)
-            print(cell, flush=True)
-            print(found.round(3).to_string(), flush=True)
+            print(cell, found.round(3).to_string(), sep="\n", flush=True)
+
+
+def _named(cell: dict[str, Any]) -> dict[str, Any]:
+    """What a cell and its rows have in common."""
+    return {
+        "kind": f"covariate, slope {cell['slope']:g}" if "slope" in cell else cell["kind"],
+        "information": cell["information"],
+        "num_scenes_a": cell["num_scenes"][0],
+        "num_scenes_b": cell["num_scenes"][1],
+    }
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("kind", "information", "num_scenes_a", "num_scenes_b"))
 
 
 if __name__ == "__main__":

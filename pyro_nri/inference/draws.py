@@ -33,7 +33,8 @@ class PriorRecord:
             weight = prior.type_log_weight.detach().double().exp().tolist()
             return cls("symmetric" if prior.tied else "independent", tuple(weight))
         if isinstance(prior, SparseDistribution):
-            return cls("sparse", (0.0, *[1 / (num_types - 1)] * (num_types - 1)), tuple(map(float, prior.concentration)))
+            a, b = prior.concentration
+            return cls("sparse", (0.0, *[1 / (num_types - 1)] * (num_types - 1)), (float(a), float(b)))
         return cls("charges", (1 / num_types,) * num_types)
 
 

@@ -128,7 +128,7 @@ def _relabelled(prior: PriorRecord | None, table: NDArray[np.int8]) -> PriorReco
 
 
 def _mean_prior(priors: Sequence[PriorRecord | None]) -> PriorRecord | None:
-    """One prior for the mixture: models learn their weights from much the same scenes, so these are near one another."""
+    """One prior for the mixture: models learn their weights from much the same scenes, so they are near one another."""
     known = [prior for prior in priors if prior is not None]
     if len(known) < len(priors) or len({prior.name for prior in known}) > 1:
         return None

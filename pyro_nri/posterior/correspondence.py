@@ -1,6 +1,7 @@
 """May types, scenes and entities of two posteriors be put side by side, and which stands for which."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import xarray as xr
@@ -62,12 +63,28 @@ def common_types(
     constants = [group(tree, "constant_data") for tree in (a, b)]
     if all("type_alignment" in constant for constant in constants):
         mine, other = (constant["type_alignment"].values for constant in constants)
-        if sorted(mine.tolist()) == sorted(other.tolist()) and (mine >= 0).all() and len(set(mine.tolist())) == len(mine):
+        if (
+            sorted(mine.tolist()) == sorted(other.tolist())
+            and (mine >= 0).all()
+            and len(set(mine.tolist())) == len(mine)
+        ):
             return np.array([mine.tolist().index(true) for true in other], dtype=np.int64)
     raise ValueError(
-        f"{names[0]} and {names[1]} are of different models, whose types are numbered arbitrarily, and nothing says which "
-        f"stands for which; infer both with one model, or give relabel"
+        f"{names[0]} and {names[1]} are of different models, whose types are numbered arbitrarily, and nothing says "
+        f"which stands for which; infer both with one model, or give relabel"
     )
+
+
+def one_labelling(trees: Sequence[xr.DataTree]) -> list[Integers]:
+    """For each posterior the type of the first posterior that each of its types stands for.
+
+    Raises:
+        ValueError: a posterior cannot be compared, or types do not correspond.
+    """
+    names = ["the posterior"] if len(trees) == 1 else [f"posterior {index + 1}" for index in range(len(trees))]
+    for tree, name in zip(trees, names, strict=True):
+        check_posterior(tree, name)
+    return [common_types(trees[0], tree, (names[0], name)) for tree, name in zip(trees, names, strict=True)]
 
 
 def matched_edges(a: xr.DataTree, b: xr.DataTree) -> tuple[list[str], Integers, Integers]:
@@ -98,7 +115,9 @@ def matched_edges(a: xr.DataTree, b: xr.DataTree) -> tuple[list[str], Integers, 
     chosen = np.flatnonzero(np.isin(scene_a, names))
     missing = [keys[m] for m in chosen if keys[m] not in place]
     if missing or len(chosen) != int(np.isin(other["scene"].values, names).sum()):
-        raise ValueError(f"scene {(missing[0][0] if missing else names[0])!r} does not have the same entities in both posteriors")
+        raise ValueError(
+            f"scene {(missing[0][0] if missing else names[0])!r} does not have the same entities in both posteriors"
+        )
     return names, chosen, np.array([place[keys[m]] for m in chosen], dtype=np.int64)
 
 
@@ -113,7 +132,7 @@ def shared_edges(trees: Sequence[xr.DataTree]) -> list[tuple[str, str]]:
         posterior = group(tree, "posterior")
         ends = list(zip(posterior["sender"].values.tolist(), posterior["receiver"].values.tolist(), strict=True))
         start = np.searchsorted(posterior["scene_index"].values, np.arange(posterior["scene_index"].values[-1] + 2))
-        for low, high in zip(start[:-1], start[1:], strict=True):
+        for low, high in pairwise(start.tolist()):
             first = ends[low:high] if first is None else first
             if ends[low:high] != first:
                 name = posterior["scene"].values[low]

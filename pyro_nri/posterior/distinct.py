@@ -72,14 +72,12 @@ def distinct_among(draws: NDArray[np.int8], sizes: NDArray[np.int64]) -> list[Di
     return result
 
 
-def _count(
-    draws: NDArray[np.int8], first: int
-) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.float64]]:
+def _count(draws: NDArray[np.int8], first: int) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.float64]]:
     """Distinct rows of draws ``[S, G, E]`` within each scene, numbered from ``first``, and their shares."""
     num_draws, num_scenes, num_edges = draws.shape
     # A structure is known by a random number of its own: with 64 bits no two of a scene share one.
-    place = np.random.default_rng(num_edges).integers(-(2**62), 2**62, num_edges)
-    code = np.zeros((num_scenes, num_draws), np.int64)
+    place = np.random.default_rng(num_edges).integers(-(2**62), 2**62, (num_edges,))
+    code: NDArray[np.int64] = np.zeros((num_scenes, num_draws), np.int64)
     for edge in range(num_edges):
         code += draws[:, :, edge].T * place[edge]
     order = np.argsort(code, axis=1)
@@ -88,7 +86,7 @@ def _count(
     new[:, 1:] = code[:, 1:] != code[:, :-1]
     owner, rank = np.nonzero(new)
     count = np.diff(np.append(np.flatnonzero(new), new.size))
-    return draws[order[owner, rank], owner], owner + first, count / num_draws
+    return np.asarray(draws[order[owner, rank], owner]), owner + first, count / num_draws
 
 
 def log_prior(record: PriorRecord, count: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -105,7 +103,9 @@ def log_prior(record: PriorRecord, count: NDArray[np.integer]) -> NDArray[np.flo
         ValueError: the prior is one over labels, where counts do not say it.
     """
     if record.name == "charges":
-        raise ValueError("the prior 'charges' cannot be divided out: it rules most structures out whatever the data say")
+        raise ValueError(
+            "the prior 'charges' cannot be divided out: it rules most structures out whatever the data say"
+        )
     parts = count if record.name == "independent" else count // 2
     weight = np.asarray(record.type_weight)
     if record.name == "sparse":

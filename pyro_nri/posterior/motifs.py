@@ -39,7 +39,7 @@ def num_mutual(linked: NDArray[np.bool_], num_entities: int) -> NDArray[np.int64
 
 
 def num_stars(linked: NDArray[np.bool_], num_entities: int, ends: str) -> NDArray[np.int64]:
-    r"""Pairs of linked edges with one receiver (``ends`` "in") or one sender ("out"): :math:`\sum_j d_j (d_j-1) / 2`."""
+    r"""Pairs of linked edges with one receiver (``ends`` "in") or sender ("out"): :math:`\sum_j d_j (d_j - 1) / 2`."""
     shape = (len(linked), num_entities, num_entities - 1)
     ordered = linked if ends == "out" else linked[:, edges.incoming_edges(num_entities).numpy().ravel()]
     degree = ordered.reshape(shape).sum(-1)

@@ -57,7 +57,7 @@ class Family:
     Attributes:
         value: s of each atom, ``[A, P]``.
         log_weight: log of likelihood times base measure of each atom, up to a constant for each unit, ``[A]``.
-        unit: number of the unit that each atom belongs to, ``[A]``, ascending; units are independent, such as receivers.
+        unit: number of the unit that each atom belongs to, ``[A]``, ascending; units are independent, as receivers.
         scene: number of the scene that each unit belongs to, ``[U]``, ascending, from 0.
         kind: which of ``bases`` each scene has, ``[G]``.
         bases: base measures.
