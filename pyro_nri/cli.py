@@ -244,6 +244,26 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", type=output_file, help="picture, for example laws.png")
     sub.add_argument("--truth", choices=["springs", "charged", "kuramoto"], help="simulated system whose laws to draw")
 
+    sub = command("compare", "differences in structure between groups of scenes, or two posteriors of the same scenes")
+    sub.add_argument(
+        "posteriors", nargs="+", metavar="POSTERIOR", help="one posterior, to be split by a column, or two"
+    )
+    sub.add_argument("--mode", choices=["groups", "same-scenes"], default="groups")
+    sub.add_argument(
+        "--by",
+        metavar="COLUMN",
+        help="column known of each scene that tells the groups apart in place of the files; numbers with more than two "
+        "values are a covariate",
+    )
+    sub.add_argument("--table", help="where the column is: .csv or .parquet with a column scene")
+    sub.add_argument("--names", nargs=2, metavar="NAME", help="of the two posteriors (default: the files' names)")
+    quantities = ["density", "degree", "reciprocity", "dispersion", "motifs", "triads", "edges"]
+    sub.add_argument("--quantities", nargs="+", choices=quantities, help="default: all but triads and edges")
+    sub.add_argument("--level", type=_number(float, 0.5, 0.999), default=0.95, help="of the intervals")
+    sub.add_argument("--num-permutations", type=_COUNT, default=2000)
+    sub.add_argument("--seed", type=_number(int, 0), default=0)
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
+
     sub = command("compare-models", "held-out scores of models that may differ in anything, one table")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="model files; an ensemble counts as fits of one model")
     _scene_arguments(sub, "--scenes", required=True)

@@ -311,5 +311,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 COMMANDS["predict"] = functools.partial(answers.predict, read=_read)
 COMMANDS["score"] = functools.partial(answers.score, read=_read)
+COMMANDS["compare"] = comparisons.structures
 COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
 COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

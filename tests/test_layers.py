@@ -100,6 +100,7 @@ ORDER: dict[str, Sequence[str]] = {
             "comparison",
             "frames",
             "predictions",
+            "forecasts",
         ],
         *["laws", "selection", "marginals", "plots", "law_plots", "report"],
     ],

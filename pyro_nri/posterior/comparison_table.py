@@ -58,7 +58,7 @@ def comparison_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     numbers = dict.fromkeys(("effect", "low", "high", "p_value"), "float64")
     counts = dict.fromkeys(("type", "num_scenes_a", "num_scenes_b"), "int64")
     frame = frame.astype({**text, **numbers, **counts})
-    return frame.assign(padjusted=adjusted(frame))
+    return frame.assign(p_adjusted=adjusted(frame))
 
 
 def adjusted(frame: pd.DataFrame) -> Floats:
