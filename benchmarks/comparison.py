@@ -181,14 +181,18 @@ def cells() -> list[dict[str, Any]]:
     """The kinds of studies."""
     groups = [
         {"kind": kind, "information": information, "num_scenes": num_scenes}
-        for kind, information, num_scenes in product(KINDS, INFORMATION, NUM_SCENES)
-        if num_scenes == NUM_SCENES[0] or (kind in ("same", "denser, as reciprocal") and information == 4)
+        for kind, information, num_scenes in (
+            *(product(("denser", "same"), INFORMATION, NUM_SCENES[:1])),
+            *(product(("same, scenes differ", "more reciprocal", "denser, as reciprocal"), (4.0,), NUM_SCENES[:1])),
+            *(product(("same", "denser, as reciprocal"), (4.0,), NUM_SCENES[1:])),
+            *(product(("more reciprocal", "denser, as reciprocal"), (25.0,), NUM_SCENES[:1])),
+        )
     ]
     slopes = [
         {"kind": "covariate", "slope": slope, "information": information, "num_scenes": (60, 0)}
         for slope, information in product(SLOPES, INFORMATION)
     ]
-    return groups + slopes
+    return slopes + groups
 
 
 def run_cell(cell: dict[str, Any], num_studies: int) -> pd.DataFrame:
