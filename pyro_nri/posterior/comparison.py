@@ -1,4 +1,19 @@
-"""One door to comparisons: posteriors of the same scenes, groups of scenes, a column that is known of each scene."""
+"""One door to comparisons: posteriors of the same scenes, groups of scenes, a column that is known of each scene.
+
+Two conditions in two tables of trajectories; the types are learned from every other scene, and compared on the rest:
+
+```python
+import pandas as pd
+import pyro_nri as nri
+
+table = pd.concat(pd.read_csv(f"{name}.csv").assign(condition=name) for name in ("control", "treated"))
+table["scene"] = table["condition"] + " " + table["scene"].astype(str)
+scenes = nri.from_dataframe(table)
+found = nri.fit(scenes[::2], spec=nri.ModelSpec(2, dynamics="pair-forces"), seed=0)
+posterior = nri.to_datatree(nri.infer(found.model, scenes[1::2], seed=0), scenes[1::2])
+frame = nri.comparison_frame(posterior, by="condition", table=table)
+```
+"""
 
 from collections.abc import Sequence
 from typing import Any

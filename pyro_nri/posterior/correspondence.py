@@ -135,7 +135,7 @@ def shared_edges(trees: Sequence[xr.DataTree]) -> list[tuple[str, str]]:
         for low, high in pairwise(start.tolist()):
             first = ends[low:high] if first is None else first
             if ends[low:high] != first:
-                name = posterior["scene"].values[low]
+                name = str(posterior["scene"].values[low])
                 raise ValueError(f"rates of single edges need scenes of the same entities, scene {name!r} has others")
     assert first is not None
     return first

@@ -60,9 +60,7 @@ def compare_covariate(
     x = np.asarray(covariate, np.float64)
     num_scenes = sum(part["sample_stats"].sizes["scene"] for part in parts)
     if x.shape != (num_scenes,) or not np.isfinite(x).all():
-        raise ValueError(
-            f"covariate must have one finite number for each of {num_scenes} scenes, found {x.tolist()[:3]}"
-        )
+        raise ValueError(f"covariate must have a finite number for each of {num_scenes} scenes, found {x.tolist()[:3]}")
     if num_scenes < 4 or np.ptp(x) == 0:
         raise ValueError(f"covariate must take different values over at least four scenes, found {num_scenes} scenes")
     pool = make_pool(parts, [edge_probability(part)[0] for part in parts], relabels)

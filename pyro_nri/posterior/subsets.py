@@ -57,7 +57,7 @@ def scene_values(tree: xr.DataTree, column: str) -> NDArray[np.generic]:
     owner = np.array([number[name] for name in constant["structure_group"].values.tolist()])
     _, first = np.unique(owner, return_index=True)
     if (differs := values[first][owner] != values).any():
-        name = names[owner[int(differs.argmax())]]
+        name = str(names[owner[int(differs.argmax())]])
         raise ValueError(f"column {column!r} differs between recordings that share the structure {name!r}")
     return np.asarray(values[first])
 

@@ -107,9 +107,12 @@ def noisy(request, studies):
     structure = rng.choice(num_types, (30, 6), p=[0.7, *[0.3 / (num_types - 1)] * (num_types - 1)])
     graphs, log_likelihood = listed(structure, 2.0, num_types, 5, studies)
     tree = studies.exact_posterior(
-        structure, 2.0, np.random.default_rng(5), num_types=num_types, num_draws=400, weight=(0.2, 0.8, 0.1)[:num_types]
-        if num_types == 2
-        else (0.2, 0.7, 0.1),
+        structure,
+        2.0,
+        np.random.default_rng(5),
+        num_types=num_types,
+        num_draws=400,
+        weight=(0.2, 0.8, 0.1)[:num_types] if num_types == 2 else (0.2, 0.7, 0.1),
     )
     return tree, graphs, log_likelihood, num_types
 
