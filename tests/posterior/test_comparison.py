@@ -40,10 +40,8 @@ def test_groups(tree, table):
     options = {"quantities": ("density",), "num_permutations": 99}
     frame = comparison_frame(tree, by="mood", table=table, **options)
     pd.testing.assert_frame_equal(frame, split_groups(tree, ["bad"] * 6 + ["good"] * 6, **options))
-    assert comparison_frame(tree, by="dose", table=table, **options)[["group_a", "group_b"]].iloc[0].tolist() == [
-        "1",
-        "2",
-    ]
+    dose = comparison_frame(tree, by="dose", table=table, **options)
+    assert dose[["group_a", "group_b"]].iloc[0].tolist() == ["1", "2"]  # two numbers are two groups
     slope = comparison_frame(tree, by="load", table=table, **options)
     assert slope["quantity"].unique().tolist() == ["density slope", "density rank correlation"]
     both = comparison_frame(tree, tree, names=("one", "other"), **options)

@@ -74,12 +74,9 @@ def test_ratio_is_studentised_by_its_own_error():
 def test_no_difference_and_no_spread():
     is_a = np.arange(8) < 4
     same, apart = np.ones((8, 1)), is_a[:, None].astype(float)
-    found = label_p_values(
-        [(mean_of, same), (mean_of, apart)], is_a, num_permutations=100, rng=np.random.default_rng(0)
-    )
-    assert found == pytest.approx(
-        [1, 2 / 70]
-    )  # groups that are all one and all the other: the smallest p-value there is
+    tests, rng = [(mean_of, same), (mean_of, apart)], np.random.default_rng(0)
+    found = label_p_values(tests, is_a, num_permutations=100, rng=rng)
+    assert found == pytest.approx([1, 2 / 70])  # all one against all the other: the smallest p-value there is
     undefined = label_p_values([(ratio_of, np.zeros((8, 2)))], is_a, num_permutations=100, rng=np.random.default_rng(0))
     assert np.isnan(undefined).all()
 
