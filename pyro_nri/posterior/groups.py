@@ -188,6 +188,6 @@ def _number(quantity: Quantity, mean: Floats, without: Floats, level: float) -> 
     """A group's number and its interval, from its mean moments and those without each scene."""
     value, number = float(quantity.summary(mean)), len(without)
     error = jackknife_error(quantity.summary, without) if number > 1 else np.nan
-    trials = 0.0 if quantity.unit is None else number * mean[len(mean) - 2 + quantity.unit]
+    trials = 0.0 if quantity.trials is None else number * float(quantity.trials(mean))
     interval = group_interval(value, error, number, level=level, scale=quantity.scale, num_units=trials)
     return value, *interval

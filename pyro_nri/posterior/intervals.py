@@ -27,15 +27,18 @@ def group_interval(
         level: of the interval.
         scale: "share" (0 to 1, log odds), "cube" (a share that goes with the third power of a density, cube root),
             "positive" (logarithm), "correlation" (-1 to 1, artanh) or "real".
-        num_units: independent trials behind a share, for the interval of Clopper & Pearson where it is 0 or 1.
+        num_units: independent trials behind the number, for the interval of Clopper & Pearson where a share is 0 or 1,
+            or a correlation 1.
     """
     if math.isnan(value) or math.isnan(error) or num_scenes < 2:
         return math.nan, math.nan
     quantile = float(stats.t.ppf((1 + level) / 2, num_scenes - 1))
     tiny = 1e-6
+    width = 1 - ((1 - level) / 2) ** (1 / max(num_units, num_scenes))
     if scale in ("share", "cube") and min(value, 1 - value) < tiny:
-        width = 1 - ((1 - level) / 2) ** (1 / max(num_units, num_scenes))
         return (0.0, width) if value < 0.5 else (1 - width, 1.0)
+    if scale == "correlation" and value > 1 - tiny:
+        return 1 - width, 1.0
     if scale == "share":
         half = quantile * error / (value * (1 - value))
         centre = math.log(value / (1 - value))
@@ -47,7 +50,7 @@ def group_interval(
     if scale == "positive" and value > tiny:
         half = quantile * error / value
         return value * math.exp(-half), value * math.exp(min(half, 50.0))
-    if scale == "correlation" and abs(value) < 1 - tiny:
+    if scale == "correlation" and value > -1 + tiny:
         half = quantile * error / (1 - value**2)
         return math.tanh(math.atanh(value) - half), math.tanh(math.atanh(value) + half)
     return value - quantile * error, value + quantile * error

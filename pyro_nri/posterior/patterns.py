@@ -80,13 +80,12 @@ def _pair_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats) -> Model:
             density = m[..., 0] / m[..., 2]
             return np.asarray((2 * m[..., 1] / m[..., 0] - density) / (1 - density))
 
-    return Model(
-        family_of(pool, atoms, bases),
-        np.zeros(2),
-        sizes,
-        [Quantity("reciprocity", k, reciprocity, "correlation")],
-        _PENALTY,
-    )
+    def one_way(m: Floats) -> Floats:
+        """Expected one-way pairs if edges were independent; a correlation of one leaves none of them."""
+        return np.asarray(m[..., 0] * (1 - m[..., 0] / m[..., 2]))
+
+    quantity = Quantity("reciprocity", k, reciprocity, "correlation", one_way)
+    return Model(family_of(pool, atoms, bases), np.zeros(2), sizes, [quantity], _PENALTY)
 
 
 def _star_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats, ends: str) -> Model:

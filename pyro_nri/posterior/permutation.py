@@ -13,6 +13,8 @@ Floats = NDArray[np.float64]
 Summary = Callable[[Floats], Floats]
 # Labels of scenes that are held at once, as floats.
 _CHUNK_LABELS = 2**22
+# Smaller differences come from where a search ended.
+_ROUNDING = 1e-6
 
 
 def benjamini_hochberg(p_value: ArrayLike) -> Floats:
@@ -130,9 +132,9 @@ def _prepare(summary: Summary, moments: Floats, is_a: NDArray[np.bool_]) -> Call
 
 
 def studentised(difference: Floats, variance: Floats) -> Floats:
-    """Differences in units of their errors; 0 for no difference, infinite for one without any spread."""
+    """Differences in units of their errors; 0 for no difference but rounding, infinite for one without any spread."""
     size = np.abs(difference)
-    tiny = 1e-12 * (1 + size)
+    tiny = _ROUNDING * (1 + size)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = size / np.sqrt(variance)
     return np.where(size <= tiny, 0.0, np.where(variance <= tiny**2, np.inf, ratio))

@@ -27,14 +27,15 @@ class Quantity(NamedTuple):
         type: code of the type.
         summary: ``[*batch, R]`` to ``[*batch]``.
         scale: on which it has no bounds, see :func:`~pyro_nri.posterior.permutation.group_interval`.
-        unit: place among the sizes of the number of independent trials behind a share; None where scenes are those.
+        trials: independent trials behind the number in a scene, ``[*batch, R]`` to ``[*batch]``, for its interval where
+            it is as small or large as can be; None where scenes are the trials.
     """
 
     name: str
     type: int
     summary: Summary
     scale: str
-    unit: int | None = None
+    trials: Summary | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +105,10 @@ def edge_model(pool: Pool, names: set[str], types: Sequence[int]) -> Model:
         share = density(k)
         return lambda m: share(m) * m[..., num_types - 1] / m[..., num_types]
 
+    wanted = {"density": (density, "share", lambda m: m[..., num_types - 1]), "degree": (degree, "positive", None)}
     quantities = [
-        Quantity(name, k, make(k), scale, unit)
-        for name, make, scale, unit in (("density", density, "share", 0), ("degree", degree, "positive", None))
+        Quantity(name, k, make(k), scale, trials)
+        for name, (make, scale, trials) in wanted.items()
         if name in names
         for k in types
     ]

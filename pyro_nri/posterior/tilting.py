@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-# How far a parameter may go from where the search starts: shares of e^-20 are as good as 0.
-_BOX = 20.0
+# How far a parameter may go from where the search starts: shares of e^-20 are as good as 0, and a count of mutual pairs
+# needs twice as much beside the count of edges.
+_BOX = 40.0
 _MAX_STEPS = 200
 # Numbers of a base measure at many parameters that are held at once.
 _CHUNK_NUMBERS = 2**22

@@ -159,6 +159,18 @@ def test_a_type_that_no_scene_has(studies):
     assert frame.loc["density", "p_value"] == 1
 
 
+def test_pairs_that_are_all_mutual_do_not_differ_by_rounding(studies):
+    rng = np.random.default_rng(11)
+    structures = [studies.draw_structures(rng, 20, 4, rate, 1.0) for rate in (0.3, 0.6)]
+    trees = [studies.exact_posterior(structure, SURE, rng) for structure in structures]
+    row = rows(compare_groups(*trees, quantities=("reciprocity",), num_permutations=99)).loc["reciprocity"]
+    assert row["effect"] == pytest.approx(0, abs=1e-6)
+    assert row["p_value"] == 1
+    one_way = [20 * 12 * rate * (1 - rate) for rate in (structure.mean() for structure in structures)]
+    bounds = [1 - 0.025 ** (1 / number) for number in one_way]  # all of each group's one-way pairs are missing
+    assert (row["low"], row["high"]) == pytest.approx((-bounds[0], bounds[1]), abs=1e-4)
+
+
 def test_single_edges(studies):
     rng = np.random.default_rng(6)
     structures = [(rng.random((40, 6)) < rate).astype(int) for rate in ([0.5] * 6, [0.9, *[0.5] * 5])]

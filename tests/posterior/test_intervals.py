@@ -44,6 +44,8 @@ def test_a_share_of_nothing_has_the_exact_upper_bound():
     exact = stats.binomtest(0, 200).proportion_ci(0.95, method="exact")
     assert (low, high) == pytest.approx((exact.low, exact.high))
     assert group_interval(1.0, 0.0, 10, level=0.95, scale="share", num_units=200) == pytest.approx((1 - high, 1))
+    found = group_interval(1.0, 0.0, 10, level=0.95, scale="correlation", num_units=200)
+    assert found == pytest.approx((1 - high, 1))
     assert group_interval(0.0, 0.0, 10, level=0.95, scale="cube")[1] == pytest.approx(1 - 0.025 ** (1 / 10))
 
 
