@@ -11,6 +11,7 @@ from pyro_nri.inference.draws import PriorRecord
 from pyro_nri.model.receivers import code_types
 from pyro_nri.posterior.convert import group
 from pyro_nri.posterior.distinct import log_prior
+from pyro_nri.posterior.motifs import num_edges
 from pyro_nri.scenes import edges
 
 Floats = NDArray[np.float64]
@@ -51,7 +52,9 @@ class Atoms(NamedTuple):
 
 def type_counts(structure: NDArray[np.integer], num_types: int) -> Integers:
     """How many edges have each type: ``[*batch, E]`` to ``[*batch, K]``."""
-    return np.stack([(structure == k).sum(-1) for k in range(num_types)], axis=-1)
+    flat = structure.reshape(-1, structure.shape[-1])
+    counts = np.stack([num_edges(flat == k) for k in range(num_types)], axis=-1)
+    return counts.reshape(*structure.shape[:-1], num_types)
 
 
 def receiver_atoms(source: Source) -> Atoms | None:

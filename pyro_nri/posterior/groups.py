@@ -19,6 +19,7 @@ from pyro_nri.posterior.quantities import (
     DEFAULT_QUANTITIES,
     Model,
     Quantity,
+    at_rates,
     edge_model,
     log_rates,
     single_edge_model,
@@ -146,13 +147,13 @@ def models_of(pool: Pool, trees: list[xr.DataTree], choice: Choice) -> list[Mode
     first = edge_model(pool, wanted, types)
     log_rate = log_rates(pool, first.fit())
     models = [first]
-    if wanted - {"density", "degree"}:
-        pool = redrawn(pool, log_rate, rng)
-        models += other_models(pool, log_rate, wanted, types, rng)
+    if not wanted - {"density", "degree"}:
+        return models
+    pool = at_rates(redrawn(pool, log_rate, rng), log_rate)
+    models += other_models(pool, log_rate, wanted, types, rng)
     if "edges" in wanted:
-        models += [
-            single_edge_model(pool, log_rate, edge, ends, types) for edge, ends in enumerate(shared_edges(trees))
-        ]
+        ends = shared_edges(trees)
+        models += [single_edge_model(pool, log_rate, edge, each, types) for edge, each in enumerate(ends)]
     return models
 
 

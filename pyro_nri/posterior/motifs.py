@@ -29,21 +29,30 @@ def adjacency(linked: NDArray[np.bool_], num_entities: int) -> NDArray[np.float3
 
 def num_edges(linked: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Linked edges, ``[J]``, of ``[J, E]``."""
-    return np.asarray(linked.sum(-1))
+    result = np.empty(len(linked), np.int64)
+    ones = np.ones(linked.shape[1], np.float32)
+    for start in range(0, len(linked), _CHUNK):  # a product is many times faster than a sum over a short axis
+        part = slice(start, start + _CHUNK)
+        result[part] = linked[part].astype(np.float32) @ ones
+    return result
 
 
 def num_mutual(linked: NDArray[np.bool_], num_entities: int) -> NDArray[np.int64]:
     """Pairs linked both ways, ``[J]``."""
     both = edges.pairs(num_entities).numpy()
-    return np.asarray((linked[:, both[:, 0]] & linked[:, both[:, 1]]).sum(-1))
+    return num_edges(linked[:, both[:, 0]] & linked[:, both[:, 1]])
 
 
 def num_stars(linked: NDArray[np.bool_], num_entities: int, ends: str) -> NDArray[np.int64]:
     r"""Pairs of linked edges with one receiver (``ends`` "in") or sender ("out"): :math:`\sum_j d_j (d_j - 1) / 2`."""
-    shape = (len(linked), num_entities, num_entities - 1)
-    ordered = linked if ends == "out" else linked[:, edges.incoming_edges(num_entities).numpy().ravel()]
-    degree = ordered.reshape(shape).sum(-1)
-    return np.asarray((degree * (degree - 1) // 2).sum(-1))
+    owner = edges.senders(num_entities) if ends == "out" else edges.receivers(num_entities)
+    ends_at = (owner.numpy()[:, None] == np.arange(num_entities)).astype(np.float32)  # [E, N]
+    ones, result = np.ones(num_entities, np.float32), np.empty(len(linked), np.int64)
+    for start in range(0, len(linked), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        degree = linked[part].astype(np.float32) @ ends_at
+        result[part] = np.rint((degree * (degree - 1) / 2) @ ones)
+    return result
 
 
 def num_transitive(linked: NDArray[np.bool_], num_entities: int) -> NDArray[np.int64]:
@@ -62,7 +71,7 @@ def _closed_paths(linked: NDArray[np.bool_], num_entities: int, *, transpose: bo
         part = slice(start, start + _CHUNK)
         matrix = adjacency(linked[part], num_entities)
         closing = matrix.swapaxes(1, 2) if transpose else matrix
-        result[part] = np.rint(((matrix @ matrix) * closing).sum((1, 2), dtype=np.float64))
+        result[part] = np.rint(np.einsum("jik,jik->j", matrix @ matrix, closing))
     return result
 
 

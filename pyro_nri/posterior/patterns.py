@@ -36,8 +36,8 @@ def other_models(
     """Models of reciprocity, dispersion and motifs of some types, around the densities of all scenes.
 
     Args:
-        pool: the scenes.
-        log_rate: see :func:`log_rates`.
+        pool: the scenes, see :func:`~pyro_nri.posterior.quantities.at_rates`.
+        log_rate: see :func:`~pyro_nri.posterior.quantities.log_rates`.
         names: which of :data:`QUANTITIES` are wanted.
         types: of which types.
         rng: draws base measures.
@@ -73,7 +73,7 @@ def _pair_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats) -> Model:
     one, none = log_rate[k], _log_rest(log_rate, k)
     weight = np.array([2 * none, np.log(2) + one + none, 2 * one])
     bases = [Base(value, weight, each.num_entities * (each.num_entities - 1) // 2) for each in pool.drawn]
-    atoms = combine(scene_atoms(pool, _of_type(counts, k), log_rate))
+    atoms = combine(scene_atoms(pool, _of_type(counts, k)))
 
     def reciprocity(m: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -97,7 +97,7 @@ def _star_model(pool: Pool, log_rate: Floats, k: int, sizes: Floats, ends: str) 
         atoms = pool.receivers._replace(value=value, log_likelihood=weight)
     else:
         counts = _counted(lambda z, n: [motifs.num_edges(z), motifs.num_stars(z, n, ends)])
-        atoms = scene_atoms(pool, _of_type(counts, k), log_rate)
+        atoms = scene_atoms(pool, _of_type(counts, k))
     bases = []
     for each in pool.drawn:
         others = each.num_entities - 1
@@ -168,7 +168,7 @@ def _drawn_model(
         same = np.zeros(number, np.int64)
         found = combine(Atoms(value, np.zeros(number), same, same[:1]))
         bases.append(Base(found.value.astype(np.float64), found.log_likelihood - np.log(number), 1))
-    atoms = combine(scene_atoms(pool, _of_type(counts, k), log_rate))
+    atoms = combine(scene_atoms(pool, _of_type(counts, k)))
     if pairs is not None:  # the base measure is that of the pairs
         atoms = atoms._replace(log_likelihood=atoms.log_likelihood + atoms.value[:, :2] @ pairs.theta)
     return Model(family_of(pool, atoms, bases), np.zeros(atoms.value.shape[1]), sizes, [], _PENALTY)

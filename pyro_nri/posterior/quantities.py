@@ -1,7 +1,7 @@
 """What is compared between groups of scenes, and the families that answer it: here densities and single edges."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -125,7 +125,7 @@ def single_edge_model(pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, 
     """Rate of some types at one edge, all scenes having the same entities; other edges have the rates of all scenes.
 
     Args:
-        pool: the scenes.
+        pool: the scenes, see :func:`at_rates`.
         log_rate: see :func:`log_rates`.
         edge: place of the edge.
         ends: names of its sender and receiver.
@@ -133,8 +133,7 @@ def single_edge_model(pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, 
     """
     num_types, (drawn,) = pool.num_types, pool.drawn
     code = drawn.structure[:, edge].astype(np.int64)
-    counts = type_counts(drawn.structure, num_types) // (2 if pool.tied else 1)
-    weight = pool.log_likelihood[0] + counts @ log_rate - log_rate[code]
+    weight = pool.log_likelihood[0] - log_rate[code]
     value = np.eye(num_types, dtype=np.int64)[:, 1:]
     atoms = combine(Atoms(value[code], weight, drawn.scene[drawn.owner], np.arange(len(pool.sizes))))
     family = family_of(pool, atoms, [Base(value.astype(np.float64), np.zeros(num_types), 1)])
@@ -151,21 +150,24 @@ def single_edge_model(pool: Pool, log_rate: Floats, edge: int, ends: tuple[str, 
 
 
 # --- atoms -----------------------------------------------------------------------------------------------------------
-def scene_atoms(
-    pool: Pool, counts: Callable[[NDArray[np.int8], int], NDArray[np.int64]], log_rate: Floats | None = None
-) -> Atoms:
-    """Scenes as units: counts of their distinct drawn structures, weighted for ``log_rate`` in place of the prior."""
-    values, weights, owners = [], [], []
+def at_rates(pool: Pool, log_rate: Floats) -> Pool:
+    """The pool with likelihoods times the probability of each structure at these rates."""
+    weights = []
     for each, log_likelihood in zip(pool.drawn, pool.log_likelihood, strict=True):
-        values.append(counts(each.structure, each.num_entities))
-        if log_rate is not None:
-            number = type_counts(each.structure, pool.num_types) // (2 if pool.tied else 1)
-            log_likelihood = log_likelihood + number @ log_rate
-        weights.append(log_likelihood)
-        owners.append(each.scene[each.owner])
-    unit = np.concatenate(owners)
-    order = np.argsort(unit, kind="stable")
-    return Atoms(np.concatenate(values)[order], np.concatenate(weights)[order], unit[order], np.arange(len(pool.sizes)))
+        number = type_counts(each.structure, pool.num_types) // (2 if pool.tied else 1)
+        weights.append(log_likelihood + number @ log_rate)
+    return replace(pool, log_likelihood=weights)
+
+
+def scene_atoms(pool: Pool, counts: Callable[[NDArray[np.int8], int], NDArray[np.int64]]) -> Atoms:
+    """Scenes as units: counts of their distinct drawn structures, with the weights that the pool gives them."""
+    value = np.concatenate([counts(each.structure, each.num_entities) for each in pool.drawn])
+    weight = np.concatenate(pool.log_likelihood)
+    unit = np.concatenate([each.scene[each.owner] for each in pool.drawn])
+    if len(pool.drawn) > 1:  # else scenes are in order already
+        order = np.argsort(unit, kind="stable")
+        value, weight, unit = value[order], weight[order], unit[order]
+    return Atoms(value, weight, unit, np.arange(len(pool.sizes)))
 
 
 def family_of(pool: Pool, atoms: Atoms, bases: list[Base]) -> Family:

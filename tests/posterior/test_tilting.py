@@ -9,7 +9,7 @@ from scipy import optimize, special
 from pyro_nri.posterior.patterns import other_models
 from pyro_nri.posterior.pool import make_pool, redrawn
 from pyro_nri.posterior.probability import edge_probability
-from pyro_nri.posterior.quantities import edge_model, log_rates
+from pyro_nri.posterior.quantities import at_rates, edge_model, log_rates
 from pyro_nri.posterior.tilting import Base, Family, at, leave_one_out, maximise
 
 EDGES = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
@@ -140,7 +140,7 @@ def test_pairs_and_stars_are_the_likeliest(noisy):
     tree, graphs, log_likelihood, num_types = noisy
     pool = make_pool([tree], [edge_probability(tree)[0]])
     rate = log_rates(pool, edge_model(pool, {"density"}, [0]).fit())
-    pool = redrawn(pool, rate, np.random.default_rng(0), num_draws=4000)
+    pool = at_rates(redrawn(pool, rate, np.random.default_rng(0), num_draws=4000), rate)
     models = other_models(pool, rate, {"reciprocity", "dispersion", "motifs"}, [1], np.random.default_rng(0))
     matrix = np.zeros((len(graphs), 3, 3))
     for e, (i, j) in enumerate(EDGES):
