@@ -74,6 +74,9 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
         num_frames=arguments.num_frames,
         frame_spacing=arguments.frame_spacing,
         measurement_noise=arguments.measurement_noise,
+        link_probability=arguments.link_probability,
+        symmetric=not arguments.asymmetric,
+        first_scene=arguments.first_scene,
         seed=arguments.seed,
         progress=not arguments.quiet,
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 import xarray as xr
 
+from pyro_nri.inference.draws import PriorRecord
 from pyro_nri.posterior.convert import group, scenes_of, to_datatree, to_draws
 
 
@@ -28,6 +29,8 @@ def exact_knowledge(scenes):
     return {
         "edge_probability": np.where(mask[..., None], probability, [1.0, 0.0]),
         "log_marginal": np.arange(scenes.num_groups) - 3.5,
+        "receiver_probability": np.random.default_rng(1).dirichlet([1] * 8, (scenes.num_groups, scenes.num_entities)),
+        "prior": PriorRecord("sparse", (0.0, 1.0), (1.0, 2.5)),
     }
 
 
