@@ -47,10 +47,11 @@ def test_edges_are_named_and_padding_is_left_out(unequal, make_draws):
 
 
 def test_draws_come_back(unequal, make_draws):
-    warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), num_evaluations=99, complete=False)
-    draws = make_draws(
-        unequal, warmup=warmup, complete=False, attributes={"model": "m.pt", "rate": 0.5}, **exact_knowledge(unequal)
-    )
+    known = exact_knowledge(unequal)
+    options = {"num_evaluations": 99, "complete": False, "prior": known["prior"]}
+    warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), **options)
+    attributes = {"model": "m.pt", "rate": 0.5}
+    draws = make_draws(unequal, warmup=warmup, complete=False, attributes=attributes, **known)
     assert_same_draws(to_draws(to_datatree(draws, unequal)), draws)
 
 
