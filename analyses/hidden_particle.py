@@ -38,8 +38,8 @@ from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.learning.checkpoint import Checkpoint, load_model
 from pyro_nri.posterior.align import apply_alignment
+from pyro_nri.posterior.figures import COLOURS, INK
 from pyro_nri.posterior.frames import read_frame, write_frame
-from pyro_nri.posterior.plots import COLOURS, INK
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes

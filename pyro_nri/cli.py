@@ -61,6 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="simulation sub-steps between two frames (default: 100 of 0.001 for particles, 10 of 0.01 for kuramoto)",
     )
     sub.add_argument("--measurement-noise", type=number(float, 0), default=0.0, metavar="SD", help="raw units")
+    sub.add_argument("--link-probability", type=number(float, 0, 1), metavar="P", help="not for charged")
+    sub.add_argument("--asymmetric", action="store_true", help="both edges of a pair have types of their own")
+    sub.add_argument("--first-scene", type=number(int, 0), default=0, metavar="B", help="number of the first scene")
     sub.add_argument("--seed", type=number(int, 0), required=True)
     sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
 
@@ -216,6 +219,24 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
     sub.add_argument("--plot", type=output_file, help="picture, for example laws.png")
     sub.add_argument("--truth", choices=["springs", "charged", "kuramoto"], help="simulated system whose laws to draw")
+
+    sub = command("compare", "differences in structure between groups of scenes, or two posteriors of the same scenes")
+    sub.add_argument(
+        "posteriors", nargs="+", metavar="POSTERIOR", help="two posteriors, or one to be split by a column"
+    )
+    sub.add_argument("--mode", choices=["groups", "same-scenes"], default="groups")
+    text = (
+        "known of each scene, makes the groups in place of the files; numbers of more than two values are a covariate"
+    )
+    sub.add_argument("--by", metavar="COLUMN", help=text)
+    sub.add_argument("--table", help="where the column is: .csv or .parquet with a column scene")
+    sub.add_argument("--names", nargs=2, metavar="NAME", help="of the two posteriors (default: the files' names)")
+    names = ["density", "degree", "reciprocity", "dispersion", "motifs", "triads", "edges"]
+    sub.add_argument("--quantities", nargs="+", choices=names, help="default: all but triads and edges")
+    sub.add_argument("--level", type=number(float, 0.5, 0.999), default=0.95, help="of the intervals")
+    sub.add_argument("--num-permutations", type=COUNT, default=2000)
+    sub.add_argument("--seed", type=number(int, 0), default=0)
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
 
     sub = command("compare-models", "held-out scores of models that may differ in anything, one table")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="model files; an ensemble counts as fits of one model")

@@ -75,6 +75,9 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
         num_frames=arguments.num_frames,
         frame_spacing=arguments.frame_spacing,
         measurement_noise=arguments.measurement_noise,
+        link_probability=arguments.link_probability,
+        symmetric=not arguments.asymmetric,
+        first_scene=arguments.first_scene,
         seed=arguments.seed,
         progress=not arguments.quiet,
     )
@@ -354,5 +357,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 COMMANDS["predict"] = functools.partial(answers.predict, read=_read)
 COMMANDS["report"] = functools.partial(answers.report, read=_read)
 COMMANDS["score"] = functools.partial(answers.score, read=_read)
+COMMANDS["compare"] = comparisons.structures
 COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
 COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

@@ -7,6 +7,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_nri.model.structures import EdgeDistribution, SparseDistribution, StructureDistribution
+
+
+@dataclass(frozen=True)
+class PriorRecord:
+    """The prior that structures were drawn under, so that it can be divided out of the posterior.
+
+    Attributes:
+        name: "independent", "symmetric", "sparse" or "charges".
+        type_weight: probability of each type at an edge (at a pair, if both its edges have one type), K numbers; for
+            "sparse" the weights of the interacting types, 1 / (K - 1) each after a 0; equal for "charges".
+        concentration: (a, b) of "sparse", else None.
+    """
+
+    name: str
+    type_weight: tuple[float, ...]
+    concentration: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, prior: StructureDistribution) -> "PriorRecord":
+        """What is to be kept of a prior."""
+        num_types = prior.num_edge_types
+        if isinstance(prior, EdgeDistribution):
+            weight = prior.type_log_weight.detach().double().exp().tolist()
+            return cls("symmetric" if prior.tied else "independent", tuple(weight))
+        if isinstance(prior, SparseDistribution):
+            a, b = prior.concentration
+            return cls("sparse", (0.0, *[1 / (num_types - 1)] * (num_types - 1)), (float(a), float(b)))
+        return cls("charges", (1 / num_types,) * num_types)
+
 
 @dataclass(frozen=True, eq=False)
 class Replicas:
@@ -76,6 +106,9 @@ class Draws:
         num_evaluations: likelihood evaluations made for each chain and structure.
         edge_probability: float64 ``[G, E, K]``: exact where ``method`` is "exact", Rao-Blackwellised (mean of a move's
             conditionals over draws) where a kernel offers it, else None.
+        receiver_probability: exact probability of each code of each receiver's incoming types, float64
+            ``[G, N, K ** (N - 1)]``, where receivers are independent and have few codes, else None.
+        prior: the prior of the structures, or None where it is not known.
         log_marginal: log marginal likelihood, float64 ``[G]``: exact, or estimated by parallel tempering, else None.
         log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
             None.
@@ -100,6 +133,8 @@ class Draws:
     seed: int
     num_evaluations: int
     edge_probability: NDArray[np.float64] | None = None
+    receiver_probability: NDArray[np.float64] | None = None
+    prior: PriorRecord | None = None
     log_marginal: NDArray[np.float64] | None = None
     log_marginal_error: NDArray[np.float64] | None = None
     type_prior: NDArray[np.float64] | None = None
@@ -171,6 +206,7 @@ def concatenate_draws(parts: Sequence[Draws]) -> Draws:
         proposed=joined("proposed", 2),
         group_names=sum((part.group_names for part in parts), ()),
         edge_probability=joined("edge_probability", 0),
+        receiver_probability=joined("receiver_probability", 0),
         log_marginal=joined("log_marginal", 0),
         log_marginal_error=joined("log_marginal_error", 0),
         replicas=_side_by_side([part.replicas for part in parts]),
