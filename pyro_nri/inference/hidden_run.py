@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_nri.inference.draws import Draws, HiddenDraws, concatenate_draws
+from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, concatenate_draws
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.hidden import HiddenTarget, sample, search
 from pyro_nri.inference.hidden_edges import make_rest
@@ -18,6 +18,7 @@ from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import HiddenLikelihood
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
+from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.hidden_entities import embedded, with_hidden
 from pyro_nri.scenes.scenes import Scenes
@@ -94,7 +95,7 @@ def infer_hidden(
             stream = Stream(seed, keys(part.group_names), num_chains)
             with torch.no_grad():
                 runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
-            parts.append(_most_probable(runs, numbers, part, model.num_edge_types, seed))
+            parts.append(_most_probable(runs, numbers, part, model.structure_prior(model.prepare(part)), seed))
             bar.update(part.num_scenes)
             if on_chunk is not None:
                 on_chunk(replace(concatenate_draws(parts), complete=start + part.num_scenes == scenes.num_scenes))
@@ -224,7 +225,9 @@ def _paths(target: HiddenTarget, state: Tensor, edge_type: Tensor) -> Tensor:
     return target.likelihood.path(states[index], incoming[..., number:, :]).state
 
 
-def _most_probable(runs: list[_Run], numbers: tuple[int, ...], scenes: Scenes, num_types: int, seed: int) -> Draws:
+def _most_probable(
+    runs: list[_Run], numbers: tuple[int, ...], scenes: Scenes, prior: StructureDistribution, seed: int
+) -> Draws:
     """Of several runs for each scene the one with the most probable number of hidden entities."""
     log_marginal = torch.stack([run.log_marginal for run in runs])  # [M, B]
     chosen = log_marginal.argmax(0)
@@ -254,11 +257,13 @@ def _most_probable(runs: list[_Run], numbers: tuple[int, ...], scenes: Scenes, n
         move_kind=np.zeros(num_draws, dtype=np.int8),
         temperature=np.ones(num_draws),
         move_names=("hidden state and edges",),
-        num_edge_types=num_types,
+        num_edge_types=prior.num_edge_types,
         group_names=scenes.group_names,
         method="mcmc",
         seed=seed,
         num_evaluations=max(run.num_evaluations for run in runs),
+        prior=PriorRecord.of(prior),
+        type_prior=prior.type_probability.cpu().numpy(),
         log_marginal=log_marginal.gather(0, chosen[None])[0].numpy(),
         log_marginal_error=error.gather(0, chosen[None])[0].numpy(),
         hidden=HiddenDraws(
