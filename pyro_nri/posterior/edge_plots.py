@@ -141,15 +141,19 @@ def plot_structure_probabilities(
         colours = [COLOURS[0]] * len(share)
         values = share
         if rest > 1e-3:
-            labels, values, error = [*labels, "all others"], np.append(share, rest), np.append(error, 0)
+            labels, values, error = [*labels, "all others"], np.append(share, rest), np.append(error, np.nan)
             colours.append("0.75")
         place = np.arange(len(values))
         low, high = np.minimum(1.96 * error, values), np.minimum(1.96 * error, 1 - values)
         whiskers = {"ecolor": INK, "elinewidth": 1.0, "capsize": 2}
         ax.barh(place, values, color=colours, height=0.7, xerr=[low, high], error_kw=whiskers)
         ax.set_yticks(place, labels)
-        ax.invert_yaxis()
-        ax.set(xlim=(0, min(1, 1.1 * (values + high).max())), xlabel="posterior probability", title=f"scene {scene}")
+        ax.set_ylim(max(num_top, len(values) - 1) + 0.6, -0.6)  # bars as wide where there are few of them
+        ax.set(
+            xlim=(0, min(1, 1.1 * (values + np.nan_to_num(high)).max())),
+            xlabel="posterior probability",
+            title=f"scene {scene}",
+        )
         plain(ax)
     return drawn
 

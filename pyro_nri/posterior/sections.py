@@ -34,6 +34,7 @@ from pyro_nri.posterior.track_plots import plot_predictions, plot_tracks
 from pyro_nri.scenes.scenes import Scenes
 
 MAX_ROWS = 12  # of a table
+SETTLED = 0.999  # structures of this probability need no picture of others
 NUM_STEPS = 20  # frames predicted in pictures
 MAX_AHEAD, MAX_RECORDINGS = 10, 100  # frames and recordings on which own structures are compared with others
 _DPI = 130
@@ -192,20 +193,21 @@ def structures(tree: xr.DataTree, uncertainty: pd.DataFrame, chosen: Sequence[st
             f"Scenes {several}: probability that the edge from a sender to a receiver is {names[kind]}.",
         )
     )
-    section.pictures.append(
-        _picture(
-            plot_structure_probabilities(tree, scenes=chosen, max_scenes=len(chosen))[0],
-            f"Scenes {several}: whole structures, most probable first, named by what differs from the first.",
+    if (uncertainty.set_index("scene").loc[list(chosen), "map_probability"] < SETTLED).any():
+        section.pictures.append(
+            _picture(
+                plot_structure_probabilities(tree, scenes=chosen, max_scenes=len(chosen))[0],
+                f"Scenes {several}: whole structures, most probable first, named by what differs from the first.",
+            )
         )
-    )
     wide = edges_frame(tree, chosen, wide=True)
     in_doubt = wide.assign(sure=wide.filter(regex=r"^probability_\d+$").max(axis=1)).sort_values("sure", kind="stable")
     columns = {"scene": "scene", "sender": "sender", "receiver": "receiver"}
     columns |= {f"probability_{k}": name for k, name in enumerate(names)} | {"mcse": "Monte Carlo error"}
-    caption = (
-        f"The {min(len(wide), MAX_ROWS)} edges most in doubt in scenes {several}, with the probability of each type."
-    )
-    section.tables.append(_table(caption, in_doubt.head(MAX_ROWS), columns))
+    in_doubt = in_doubt[in_doubt["sure"] < UNCERTAIN].head(MAX_ROWS)
+    caption = f"The {len(in_doubt)} edges most in doubt in scenes {several}, with the probability of each type."
+    if len(in_doubt):
+        section.tables.append(_table(caption, in_doubt, columns))
     return section
 
 
@@ -346,6 +348,8 @@ def _plain(value: Any) -> str:
         return "\N{EN DASH}"
     if np.isinf(value):
         return "infinite"
+    if 0 < value < 1e-12:
+        return "<1e-12"
     return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
 
 
