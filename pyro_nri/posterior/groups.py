@@ -14,7 +14,6 @@ from pyro_nri.posterior.intervals import difference_interval, group_interval, ja
 from pyro_nri.posterior.patterns import other_models
 from pyro_nri.posterior.permutation import Floats, Summary, label_p_values
 from pyro_nri.posterior.pool import Pool, make_pool, redrawn
-from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.posterior.quantities import (
     DEFAULT_QUANTITIES,
     Model,
@@ -79,7 +78,7 @@ def compare_groups(
     for tree, name in zip((a, b), names, strict=True):
         check_posterior(tree, name)
     label = common_types(a, b, names, relabel)
-    pool = make_pool([a, b], [edge_probability(a)[0], edge_probability(b)[0]], [np.arange(len(label)), label])
+    pool = make_pool([a, b], [np.arange(len(label)), label])
     num_a = a["sample_stats"].sizes["scene"]
     is_a = np.arange(len(pool.sizes)) < num_a
     return _compare(pool, [a, b], is_a, names, choice)
@@ -128,7 +127,7 @@ def split_groups(
         both = np.isin(given, [first, second])
         used = [index for index in range(len(parts)) if both[owner == index].any()]
         chosen = [select_scenes(parts[index], both[owner == index]) for index in used]
-        pool = make_pool(chosen, [edge_probability(part)[0] for part in chosen], [relabels[index] for index in used])
+        pool = make_pool(chosen, [relabels[index] for index in used])
         frames.append(_compare(pool, chosen, given[both] == first, (str(first), str(second)), choice))
     frame = pd.concat(frames, ignore_index=True)
     return frame.assign(p_adjusted=adjusted(frame))
