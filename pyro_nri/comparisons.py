@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pyro_nri.answers import note
 from pyro_nri.learning.checkpoint import load_checkpoint, load_model
 from pyro_nri.posterior.comparison import comparison_frame
 from pyro_nri.posterior.frames import read_frame, write_frame
@@ -24,6 +25,9 @@ def structures(arguments: argparse.Namespace) -> dict[str, Any]:
     if len(arguments.posteriors) > 2:
         raise ValueError(f"compare takes one or two posteriors, found {len(arguments.posteriors)}")
     trees = [read_posterior(path) for path in arguments.posteriors]
+    for path, tree in zip(arguments.posteriors, trees, strict=True):
+        if not tree.attrs["complete"]:
+            note(f"{path!r} is of a run that was interrupted and holds only part of its draws")
     names = tuple(arguments.names) if arguments.names else tuple(Path(path).stem for path in arguments.posteriors)
     if len(trees) == 2 and names[0] == names[1]:
         raise ValueError(f"both posteriors are called {names[0]!r}; give --names")

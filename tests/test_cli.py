@@ -110,6 +110,19 @@ def test_simulate(job, as_json, tmp_path):
     assert list(out.parent.iterdir()) == [out]
 
 
+def test_conditions_are_simulated_from_the_shell(as_json, tmp_path):
+    out = str(tmp_path / "scenes.nc")
+    as_json(
+        *("simulate", "springs", "--num-scenes", 3, "--num-frames", 4, "--link-probability", 0.3, "--asymmetric"),
+        *("--first-scene", 7, "--seed", 1, "--out", out),
+    )
+    wanted = simulate("springs", 3, num_frames=4, seed=1, link_probability=0.3, symmetric=False, first_scene=7)
+    found = read_netcdf(out)
+    assert found.scene_names == ("7", "8", "9")
+    assert torch.equal(found.edge_type, wanted.edge_type)
+    assert torch.equal(found.trajectory, wanted.trajectory)
+
+
 def test_train(job, as_json, tmp_path):
     out = tmp_path / "model.pt"
     result = as_json("train", job / "train.nc", *TRAIN, 10, "--out", out)

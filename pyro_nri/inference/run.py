@@ -21,8 +21,9 @@ from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
 METHODS = ("auto", "exact", "mcmc")
-#: Receivers with more codes are not kept as probabilities of all codes.
-MAX_KEPT_CODES = 256
+#: Receivers with more codes are not kept as probabilities of all codes; neither are probabilities below the smallest.
+MAX_KEPT_CODES = 512
+MIN_KEPT_PROBABILITY = 1e-15
 
 
 def infer(
@@ -214,6 +215,7 @@ def _exact_draws(
     receivers = None
     if isinstance(posterior, FactorisedPosterior) and posterior.log_code.shape[-1] <= MAX_KEPT_CODES:
         receivers = posterior.log_code.exp().cpu().numpy()
+        receivers[receivers < MIN_KEPT_PROBABILITY] = 0  # what is left of a sharp posterior is stored in little space
     return Draws(
         edge_type=structure.to(torch.int8).cpu().numpy(),
         log_joint=log_joint.cpu().numpy(),

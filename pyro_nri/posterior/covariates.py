@@ -14,7 +14,6 @@ from pyro_nri.posterior.groups import models_of
 from pyro_nri.posterior.intervals import slope_interval
 from pyro_nri.posterior.permutation import Floats, gradient, slope_p_value
 from pyro_nri.posterior.pool import make_pool
-from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.posterior.quantities import DEFAULT_QUANTITIES
 
 
@@ -63,7 +62,7 @@ def compare_covariate(
         raise ValueError(f"covariate must have a finite number for each of {num_scenes} scenes, found {x.tolist()[:3]}")
     if num_scenes < 4 or np.ptp(x) == 0:
         raise ValueError(f"covariate must take different values over at least four scenes, found {num_scenes} scenes")
-    pool = make_pool(parts, [edge_probability(part)[0] for part in parts], relabels)
+    pool = make_pool(parts, relabels)
     rows = []
     for model in models_of(pool, parts, choice):
         moments = model.moments()

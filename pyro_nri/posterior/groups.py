@@ -14,7 +14,6 @@ from pyro_nri.posterior.intervals import difference_interval, group_interval, ja
 from pyro_nri.posterior.patterns import other_models
 from pyro_nri.posterior.permutation import Floats, Summary, label_p_values
 from pyro_nri.posterior.pool import Pool, make_pool, redrawn
-from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.posterior.quantities import (
     DEFAULT_QUANTITIES,
     Model,
@@ -44,7 +43,9 @@ def compare_groups(
     Each group's numbers are those under which the data of all its scenes are likeliest, the prior that the posteriors
     were drawn under divided out (:mod:`pyro_nri.posterior.tilting`): averages of posteriors under one prior would
     shrink every difference towards zero. The groups are taken as samples of scenes: intervals and p-values are for
-    other scenes of the same kinds, and given the learned modules.
+    other scenes of the same kinds, and given the learned modules. In simulated studies of 20 scenes against 20
+    (``benchmarks/comparison.py``) tests keep their level, and 95 % intervals cover 93 to 98 %; those of motifs are too
+    narrow, 89 to 95 %, most where data are weak or scenes of one group differ.
 
     - "density": share of edges of the type. "degree": mean number of such edges at an entity.
     - "reciprocity": correlation of the two edges of a pair in having the type (Garlaschelli & Loffredo 2004); 0 for
@@ -79,7 +80,7 @@ def compare_groups(
     for tree, name in zip((a, b), names, strict=True):
         check_posterior(tree, name)
     label = common_types(a, b, names, relabel)
-    pool = make_pool([a, b], [edge_probability(a)[0], edge_probability(b)[0]], [np.arange(len(label)), label])
+    pool = make_pool([a, b], [np.arange(len(label)), label])
     num_a = a["sample_stats"].sizes["scene"]
     is_a = np.arange(len(pool.sizes)) < num_a
     return _compare(pool, [a, b], is_a, names, choice)
@@ -128,7 +129,7 @@ def split_groups(
         both = np.isin(given, [first, second])
         used = [index for index in range(len(parts)) if both[owner == index].any()]
         chosen = [select_scenes(parts[index], both[owner == index]) for index in used]
-        pool = make_pool(chosen, [edge_probability(part)[0] for part in chosen], [relabels[index] for index in used])
+        pool = make_pool(chosen, [relabels[index] for index in used])
         frames.append(_compare(pool, chosen, given[both] == first, (str(first), str(second)), choice))
     frame = pd.concat(frames, ignore_index=True)
     return frame.assign(p_adjusted=adjusted(frame))

@@ -25,7 +25,6 @@ _NUM_BASE, _MAX_BASE_EDGES = 20_000, 20_000_000
 # Of families of two counts and more.
 _PENALTY = 0.1
 
-
 Counts = Callable[[NDArray[np.bool_], int], list[NDArray[np.int64]]]
 Counted = Callable[[NDArray[np.bool_], int], NDArray[np.int64]]
 
@@ -55,7 +54,7 @@ def other_models(
                 stars = _counted(lambda z, n: [motifs.num_edges(z), motifs.num_stars(z, n, "in")])
                 base = _draw_pairs(pool, log_rate, k, None, rng)
                 model = _drawn_model(pool, log_rate, k, sizes, stars, base, None)
-                models.append(_with(model, [Quantity("degree dispersion", k, _dispersion, "positive")]))
+                models.append(replace(model, quantities=[Quantity("degree dispersion", k, _dispersion, "positive")]))
             else:
                 models += [_star_model(pool, log_rate, k, sizes, ends) for ends in ("in", "out")]
         if not {"motifs", "triads"} & names:
@@ -124,10 +123,9 @@ def _triad_models(
     base, result = _draw_pairs(pool, log_rate, k, pairs, rng), []
     for name, count, place in wanted:
         model = _drawn_model(pool, log_rate, k, sizes, _beside_edges(count, tied=pool.tied), base, pairs)
-        position = len(model.start) - 1
-        result.append(
-            _with(model, [Quantity(name, k, _share(position, place), "share" if name.startswith("triad ") else "cube")])
-        )
+        scale = "share" if name.startswith("triad ") else "cube"
+        quantity = Quantity(name, k, _share(len(model.start) - 1, place), scale)
+        result.append(replace(model, quantities=[quantity]))
     return result
 
 
@@ -157,7 +155,7 @@ def _drawn_model(
     log_rate: Floats,
     k: int,
     sizes: Floats,
-    counts: "Counted",
+    counts: Counted,
     base: list[NDArray[np.bool_]],
     pairs: Point | None,
 ) -> Model:
@@ -211,10 +209,6 @@ def _beside_edges(count: Counted, *, tied: bool) -> Counted:
         return np.stack([*first, count(linked, num_entities)], axis=-1)
 
     return counts
-
-
-def _with(model: Model, quantities: list[Quantity]) -> Model:
-    return replace(model, quantities=quantities)
 
 
 def _log_rest(log_rate: Floats, k: int) -> float:

@@ -1,5 +1,6 @@
 """Scenes of one or more posteriors side by side, with their priors divided out."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from pyro_nri.posterior.exact_receivers import (
     type_counts,
 )
 from pyro_nri.posterior.prior_records import prior_record
+from pyro_nri.posterior.probability import edge_probability
 
 # Fewer effective draws of a scene than this, once reweighted, are few.
 _FEW_DRAWS = 20
@@ -57,14 +59,11 @@ class Pool:
         return self.sizes * (self.sizes - 1)
 
 
-def make_pool(
-    trees: Sequence[xr.DataTree], probabilities: Sequence[Floats], relabels: Sequence[Integers] | None = None
-) -> Pool:
+def make_pool(trees: Sequence[xr.DataTree], relabels: Sequence[Integers] | None = None) -> Pool:
     """Put posteriors side by side, one after the other.
 
     Args:
         trees: posteriors.
-        probabilities: their edge probabilities ``[M, K]``.
         relabels: for each posterior the common label of each of its types, ``[K]``.
 
     Raises:
@@ -95,8 +94,9 @@ def make_pool(
         receivers.append(receiver_atoms(sources[-1]) if record.name == "independent" else None)
         shape = group(tree, "posterior")["edge_type"].shape
         num_draws.append(np.full(len(sizes[-1]), shape[0] * shape[1]))
-        moved = np.empty_like(probabilities[index])
-        moved[:, label] = probabilities[index]
+        probability, _ = edge_probability(tree)
+        moved = np.empty_like(probability)
+        moved[:, label] = probability
         edges_of.append(moved)
         start += len(sizes[-1])
     merged = _merge(drawn)
@@ -148,12 +148,17 @@ def redrawn(pool: Pool, log_rate: Floats, rng: np.random.Generator, *, num_draws
 def combine(atoms: Atoms) -> Atoms:
     """The same with choices of one unit that have one value added up."""
     low = atoms.value.min(0, initial=0)
-    span = atoms.value.max(0, initial=0) - low + 1
-    code = atoms.unit.copy()
-    for p in range(atoms.value.shape[1]):
-        code = code * span[p] + (atoms.value[:, p] - low[p])
-    order = np.argsort(code, kind="stable")
-    first = np.flatnonzero(np.diff(code[order], prepend=-1))
+    span = (atoms.value.max(0, initial=0) - low + 1).tolist()
+    if math.prod(span) * (len(atoms.scene) + 1) < 2**62:  # all of an atom is one whole number
+        code = atoms.unit.copy()
+        for p, width in enumerate(span):
+            code = code * width + (atoms.value[:, p] - low[p])
+        order = np.argsort(code, kind="stable")
+        first = np.flatnonzero(np.diff(code[order], prepend=-1))
+    else:
+        order = np.lexsort((*atoms.value.T, atoms.unit))
+        every = np.column_stack([atoms.unit, atoms.value])[order]
+        first = np.flatnonzero(np.append(True, (every[1:] != every[:-1]).any(1)))
     log_likelihood = atoms.log_likelihood[order]
     largest = np.maximum.reduceat(log_likelihood, first)
     number = np.diff(np.append(first, len(order)))

@@ -26,7 +26,7 @@ class Quantity(NamedTuple):
         name: what it is.
         type: code of the type.
         summary: ``[*batch, R]`` to ``[*batch]``.
-        scale: on which it has no bounds, see :func:`~pyro_nri.posterior.permutation.group_interval`.
+        scale: on which it has no bounds, see :func:`~pyro_nri.posterior.intervals.group_interval`.
         trials: independent trials behind the number in a scene, ``[*batch, R]`` to ``[*batch]``, for its interval where
             it is as small or large as can be; None where scenes are the trials.
     """

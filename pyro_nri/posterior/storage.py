@@ -26,7 +26,8 @@ def write_posterior(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
     """Write a posterior as NetCDF, beside ``path`` first and then renamed, so that no half file is ever seen there."""
     encoding: dict[str, dict[str, Any]] = {}
     for name, node in tree.children.items():
-        if variables := [v for v in ("edge_type", "accepted", "proposed") if v in node and node[v].size]:
+        names = ("edge_type", "accepted", "proposed", "receiver_probability")
+        if variables := [v for v in names if v in node and node[v].size]:
             encoding[f"/{name}"] = {variable: {"zlib": True, "complevel": 1} for variable in variables}
     with written_beside(Path(path)) as beside:
         tree.to_netcdf(beside, engine="h5netcdf", encoding=encoding)

@@ -76,6 +76,25 @@ def test_certain_structures_have_their_own_numbers(certain):
     assert rows(frame, 0)["effect"]["reciprocity"] == pytest.approx(found["reciprocity"], abs=1e-4)
 
 
+def test_triads_one_by_one(certain):
+    structures, trees, _ = certain
+    frame = rows(compare_groups(*trees, quantities=("triads",), types=(1,), num_permutations=9))
+    census = [motifs.triad_census(structure == 1, 4).mean(0) / 4 for structure in structures]
+    assert frame.index.tolist() == [f"triad {name}" for name in motifs.TRIADS]
+    assert frame["effect"].to_numpy() == pytest.approx(census[0] - census[1], abs=5e-3)
+
+
+def test_scenes_of_two_entities(studies):
+    """There are no triads, and a degree is one edge."""
+    rng = np.random.default_rng(12)
+    structures = [(rng.random((15, 2)) < rate).astype(int) for rate in (0.1, 0.9)]
+    trees = [studies.exact_posterior(structure, SURE, rng) for structure in structures]
+    frame = rows(compare_groups(*trees, num_permutations=99))
+    assert frame.loc["density", "effect"] == pytest.approx(structures[0].mean() - structures[1].mean(), abs=1e-5)
+    assert frame.loc[["transitive triads", "cyclic triads"], ["effect", "p_value", "p_adjusted"]].isna().all(axis=None)
+    assert frame.loc["density", "p_value"] == pytest.approx(0.01)
+
+
 def test_columns_and_files(certain, tmp_path):
     _, _, frame = certain
     assert tuple(frame.columns) == COLUMNS

@@ -128,7 +128,7 @@ def test_densities_are_the_likeliest_whatever_the_prior_was(noisy):
         lambda x: -marginal(counts @ special.log_softmax([0, *x]), log_likelihood), np.zeros(num_types - 1), tol=1e-10
     )
     wanted = special.softmax([0, *best.x])
-    pool = make_pool([tree], [edge_probability(tree)[0]])
+    pool = make_pool([tree])
     point = edge_model(pool, {"density"}, [0]).fit()
     assert np.exp(log_rates(pool, point)) == pytest.approx(wanted, abs=1e-5)
     posterior_mean = edge_probability(tree)[0].mean(0)
@@ -138,7 +138,7 @@ def test_densities_are_the_likeliest_whatever_the_prior_was(noisy):
 @pytest.mark.statistical
 def test_pairs_and_stars_are_the_likeliest(noisy):
     tree, graphs, log_likelihood, num_types = noisy
-    pool = make_pool([tree], [edge_probability(tree)[0]])
+    pool = make_pool([tree])
     rate = log_rates(pool, edge_model(pool, {"density"}, [0]).fit())
     pool = at_rates(redrawn(pool, rate, np.random.default_rng(0), num_draws=4000), rate)
     models = other_models(pool, rate, {"reciprocity", "dispersion", "motifs"}, [1], np.random.default_rng(0))
