@@ -69,7 +69,10 @@ ORDER: dict[str, Sequence[str]] = {
         *["checkpoint", "objectives", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
         *["calibration", "distill", "matching", "mixtures"],
     ],
-    "baselines": ["static", "lstm", "correlation", "variational", "supervised"],
+    "baselines": [
+        *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised", "decoders", "variational"],
+        *["graphs", "rows"],
+    ],
     "posterior": [
         *[
             "replicas",
