@@ -79,7 +79,7 @@ class RelaxedTypes(dist.TorchDistribution):
         if not self.hard:
             return soft
         one_hot = nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
-        return one_hot + soft - soft.detach()
+        return one_hot + (soft - soft.detach())  # in this order exactly 0 or 1
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Weights without gradients."""

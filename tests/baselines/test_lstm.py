@@ -15,6 +15,7 @@ def follower_error(lstm):
     return float((path[:, 0, 1] - test.trajectory[:, 6, 1]).square().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_only_the_joint_form_sees_whom_an_entity_follows():
     """Where the leader is has variance 1, and the single form cannot know it."""

@@ -13,7 +13,9 @@ def test_every_later_state_is_the_last_one_seen(springs):
         assert torch.equal(path[:, step], springs.trajectory[:, 5])
 
 
-@pytest.mark.parametrize(("start", "num_steps", "sentence"), [(24, 1, "start must be"), (-1, 1, "start"), (3, 0, "num_s")])
+@pytest.mark.parametrize(
+    ("start", "num_steps", "sentence"), [(24, 1, "start must be"), (-1, 1, "start"), (3, 0, "num_s")]
+)
 def test_refuses(springs, start, num_steps, sentence):
     with pytest.raises(ValueError, match=sentence):
         Static().predict(springs, start=start, num_steps=num_steps)
