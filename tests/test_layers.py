@@ -89,6 +89,7 @@ ORDER: dict[str, Sequence[str]] = {
         ],
         *["laws", "selection", "marginals", "plots", "law_plots", "report"],
     ],
+    "presets.py": [],
     "fitting.py": [],
     "cross_fitting.py": [],
     "demo.py": [],
