@@ -166,7 +166,41 @@ def test_data_efficiency(tmp_path, monkeypatch):
     assert len(full) == 3 * (1 + 6 + 3 + 3 + 1) * 2 * 2
 
 
-@pytest.mark.parametrize("name", ["charged_particles", "force_laws", "data_efficiency"])
+@pytest.mark.slow
+def test_physical_systems(tmp_path, capsys, monkeypatch):
+    script = load("physical_systems")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "physical_systems_smoke.csv"
+    frame = read_frame(path)
+    assert sorted(frame["method"]) == sorted(script.METHODS)
+    assert frame["trained"].drop_duplicates().tolist() == list(script.TRAINED)
+    infers = frame["edge_accuracy"].notna()
+    assert (
+        frame.loc[infers, ["edge_accuracy", "expected_accuracy"]]
+        .apply(lambda score: score.between(0, 1))
+        .all(axis=None)
+    )
+    moves = frame[frame["mse_1"].notna()]
+    assert (moves[[f"mse_{step}{end}" for step in (1, 10, 20) for end in ("", "_median")]] > 0).all(axis=None)
+    assert (infers | frame["mse_1"].notna()).all()
+    assert frame.set_index("method")["uses_labels"][["correlation_path", "supervised", "true_graph"]].all()
+    assert not frame.set_index("method")["uses_labels"][["variational", "message_passing", "lstm_joint"]].any()
+    check_picture(path.with_suffix(".png"))
+    lines = path.with_suffix(".md").read_text().splitlines()
+    assert lines == capsys.readouterr().out.strip().splitlines()
+    assert [line.split(" | ")[1].rstrip(" *") for line in lines[2:]] == list(script.METHODS)
+    assert lines[2].endswith("| 7.93e-05, 7.59e-03 | 0.0 |")
+    published = pd.read_csv(script.PUBLISHED)
+    assert set(published["method"]) < set(script.METHODS)
+    assert not published.duplicated(["system", "method"]).any()
+    assert len(script.cells("full", 2, [])) == 2 * 2 * len(script.TRAINED)
+    assert [cell["trained"] for cell in script.cells("small", 1, ["charged", "paper"])] == ["paper"]
+    monkeypatch.setattr(script, "run_cell", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(read_frame(path), frame)
+
+
+@pytest.mark.parametrize("name", ["charged_particles", "force_laws", "data_efficiency", "physical_systems"])
 def test_two_models_at_a_time(tmp_path, monkeypatch, name):
     script = load(name)
     monkeypatch.setattr(script, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))

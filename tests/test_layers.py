@@ -91,6 +91,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "presets.py": [],
     "fitting.py": [],
+    "rivals.py": [],
     "cross_fitting.py": [],
     "demo.py": [],
     "answers.py": [],

@@ -1,5 +1,7 @@
 """The main method's networks under structures that are full, given, or inferred (paper, Table 1)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ class GraphNetwork(AbstractBaseline):
 
     predicts_motion = True
 
-    def __init__(self, checkpoint: Checkpoint, *, edges: str = "infer", **inference: object) -> None:
+    def __init__(self, checkpoint: Checkpoint, *, edges: str = "infer", **inference: Any) -> None:
         if edges not in EDGES:
             raise ValueError(f"edges must be one of {', '.join(EDGES)}, found {edges!r}")
         if edges == "full" and checkpoint.spec.num_edge_types != 1:
@@ -42,7 +44,7 @@ class GraphNetwork(AbstractBaseline):
     def edge_probability(self, scenes: Scenes) -> Tensor:
         if self.edges != "infer":
             raise ValueError(f"structures are {self.edges}, not inferred")
-        draws = infer(self.checkpoint.model, scenes, encoder=self.checkpoint.encoder, **self.inference)  # type: ignore[arg-type]
+        draws = infer(self.checkpoint.model, scenes, encoder=self.checkpoint.encoder, **self.inference)
         if draws.edge_probability is not None:
             return torch.as_tensor(draws.edge_probability)
         drawn = torch.as_tensor(draws.edge_type).long().flatten(0, 1)  # [C S, G, E]
@@ -62,7 +64,7 @@ class GraphNetwork(AbstractBaseline):
         return self.checkpoint.model.predict(seen, structure[None], start=start, num_steps=num_steps)[0]
 
 
-def fit_full_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, **options: object) -> GraphNetwork:
+def fit_full_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, **options: Any) -> GraphNetwork:
     """One type of edge between all entities: what a graph network knows that looks for no relations.
 
     Args:
@@ -77,7 +79,7 @@ def fit_full_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, 
     return _fitted(scenes, ModelSpec.from_dict(shape | {"no_interaction": False}), structure, "full", seed, options)
 
 
-def fit_true_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, **options: object) -> GraphNetwork:
+def fit_true_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, **options: Any) -> GraphNetwork:
     """The true structures given, in training and in prediction: the ceiling of what structures can do for prediction.
 
     Args:
@@ -96,16 +98,16 @@ def fit_true_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, 
 
 
 def _fitted(
-    scenes: Scenes, spec: ModelSpec, structure: Tensor, edges: str, seed: int, options: dict[str, object]
+    scenes: Scenes, spec: ModelSpec, structure: Tensor, edges: str, seed: int, options: dict[str, Any]
 ) -> GraphNetwork:
     """Gradient steps of the modules alone."""
     checkpoint = new_checkpoint(spec, encoder_width=None, seed=seed)
     checkpoint.model.fit_scaling(scenes)
     show_progress, minutes = bool(options.pop("show_progress", False)), options.get("minutes")
     device = options.pop("device", "cpu")
-    checkpoint.to(device)  # type: ignore[arg-type]
+    checkpoint.to(device)
     chosen = {"batch_size": 16, "num_steps": 1000 if minutes is None else 10**9, **options}
-    trainer = BounceGrad(checkpoint.model, scenes, structure=structure, seed=seed, **chosen)  # type: ignore[arg-type]
+    trainer = BounceGrad(checkpoint.model, scenes, structure=structure, seed=seed, **chosen)
     trainer.run(show_progress=show_progress)
     checkpoint.to("cpu")
     checkpoint.training = {"seed": seed, "num_scenes": scenes.num_scenes, "num_steps": trainer.num_done}
