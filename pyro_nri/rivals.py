@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from pyro_nri.baselines.baseline import AbstractBaseline
-from pyro_nri.baselines.correlation import fit_correlation
+from pyro_nri.baselines.correlation import Correlation, fit_correlation
 from pyro_nri.baselines.graphs import GraphNetwork
 from pyro_nri.baselines.lstm import Lstm
 from pyro_nri.baselines.rows import BASELINES, fit_baseline
+from pyro_nri.baselines.training import Training
 from pyro_nri.baselines.variational import Refined, Variational
 from pyro_nri.dynamics.scaling import fit_scaling
 from pyro_nri.fitting import fit
@@ -70,6 +71,16 @@ def fit_methods(name: str, scenes: Scenes, *, seed: int, **options: Any) -> dict
     return found
 
 
+def num_steps(baseline: AbstractBaseline) -> int:
+    """Gradient steps that a method was trained by; 0 where nothing is trained."""
+    if isinstance(baseline, GraphNetwork):
+        return int(baseline.checkpoint.training["num_steps"])
+    trained = baseline.variational if isinstance(baseline, Refined) else baseline
+    trained = trained.lstm if isinstance(trained, Correlation) and trained.lstm is not None else trained
+    done: Training | None = getattr(trained, "training_done", None)
+    return 0 if done is None else done.num_steps
+
+
 def alignment_of(baseline: AbstractBaseline, train: Scenes) -> list[int]:
     """True type of each learned type, ``[K]``: one for the whole data set, fitted on training scenes.
 
@@ -110,9 +121,9 @@ def score_method(
         steps: steps ahead.
 
     Returns:
-        ``uses_labels``, ``inference_seconds`` and, where the method says anything of them, ``edge_accuracy``,
-        ``expected_accuracy``, and for each step ``mse_1`` (mean over scenes) and ``mse_1_median``, each with ``_low``
-        and ``_high``, its bootstrap interval over scenes.
+        ``uses_labels``, ``num_steps`` of the training, ``inference_seconds`` and, where the method says anything of
+        them, ``edge_accuracy``, ``expected_accuracy`` and for each step ``mse_1`` (mean over scenes) and
+        ``mse_1_median``, each with ``_low`` and ``_high``, its bootstrap interval over scenes.
 
     Raises:
         ValueError: there are too few frames, or structures are not known.
@@ -139,7 +150,11 @@ def score_method(
             observation_mask=test.observation_mask.numpy(),
         )
         scores |= rollout_scores(errors)
-    row = {"uses_labels": baseline.uses_labels, "inference_seconds": time.monotonic() - started}
+    row = {
+        "uses_labels": baseline.uses_labels,
+        "num_steps": num_steps(baseline),
+        "inference_seconds": time.monotonic() - started,
+    }
     for name, value in scores.items():
         row |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
     return row

@@ -22,6 +22,7 @@ VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 ORDER: dict[str, Sequence[str]] = {
     "scenes": [
         "edges",
+        "isomorphism",
         "checks",
         "scenes",
         "batches",
