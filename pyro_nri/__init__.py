@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.scores import score
     from pyro_nri.posterior.selection import compare_models
     from pyro_nri.posterior.storage import read_posterior, write_posterior
+    from pyro_nri.rivals import fit_method, score_method
     from pyro_nri.scenes.readers import from_dataframe, read_scenes
     from pyro_nri.scenes.scenes import Scenes
     from pyro_nri.scenes.simulate import simulate
@@ -47,6 +48,7 @@ _HOME = {
     "distill": "learning.distill",
     "edges_frame": "posterior.frames",
     "fit": "fitting",
+    "fit_method": "rivals",
     "from_dataframe": "scenes.readers",
     "graph_distance_ess": "posterior.convergence",
     "indicators": "posterior.probability",
@@ -60,6 +62,7 @@ _HOME = {
     "read_scenes": "scenes.readers",
     "save_checkpoint": "learning.checkpoint",
     "score": "posterior.scores",
+    "score_method": "rivals",
     "simulate": "scenes.simulate",
     "split_frequencies": "posterior.convergence",
     "structures_frame": "posterior.frames",
@@ -83,6 +86,7 @@ __all__ = [
     "distill",
     "edges_frame",
     "fit",
+    "fit_method",
     "from_dataframe",
     "graph_distance_ess",
     "indicators",
@@ -96,6 +100,7 @@ __all__ = [
     "read_scenes",
     "save_checkpoint",
     "score",
+    "score_method",
     "simulate",
     "split_frequencies",
     "structures_frame",

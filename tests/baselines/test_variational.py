@@ -17,7 +17,9 @@ from pyro_nri.model.priors import make_prior
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.scenes import edges
+from pyro_nri.scenes.batches import concatenate
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import simulate
 
 
 class Push(AbstractDynamics):
@@ -252,3 +254,49 @@ def test_refuses(springs):
     for name in ("num_steps", "learning_rate"):
         with pytest.raises(ValueError, match=f"{name} must be"):
             Refined(Variational(model, encoder, GraphDecoder(model.dynamics)), **{name: 0})
+
+
+# --- scenes of other kinds -------------------------------------------------------------------------------------------
+def test_padding_changes_nothing(springs):
+    two = simulate("springs", 3, num_entities=2, num_frames=24, seed=4, first_scene=50)
+    found = fit_variational(springs, 2, num_steps=2, seed=0)
+    both = concatenate([springs, two])
+    torch.testing.assert_close(found.edge_probability(both)[12:, [0, 2]], found.edge_probability(two))
+    path = found.predict(both, start=12, num_steps=3)[12:, :, :2]
+    torch.testing.assert_close(path, found.predict(two, start=12, num_steps=3))
+    prepared, alone = found.model.prepare(both[12:]), found.model.prepare(two)
+    logits = found.logits(prepared)
+    torch.testing.assert_close(found.divergence(prepared, logits), found.divergence(alone, found.logits(alone)))
+    weight = logits.exp()
+    whole = found.trajectory(prepared, weight).log_prob(prepared.trajectory[:, 1:])
+    torch.testing.assert_close(whole, found.trajectory(alone, weight[:, [0, 2]]).log_prob(alone.trajectory[:, 1:]))
+
+
+def test_recordings_of_one_structure_share_their_draws(springs):
+    halves = Scenes.from_arrays(
+        torch.cat([springs.trajectory[:4, :12], springs.trajectory[:4, 12:]]),
+        structure_group=[*"abcd", *"abcd"],
+        time_step=0.1,
+    )
+    found = fit_variational(halves, 2, batch_size=2, num_steps=3, seed=0)
+    assert found.edge_probability(halves).shape == (4, 6, 2)
+    assert found.predict(halves, start=8, num_steps=2).shape == (8, 2, 3, 4)
+    prepared = found.model.prepare(halves)
+    weight = pyro.poutine.trace(found.guide).get_trace(prepared).nodes["edge_weight"]["value"]
+    assert weight.shape == (4, 6, 2)
+    refined = Refined(found, num_steps=2)
+    assert refined.edge_probability(halves).shape == (4, 6, 2)
+
+
+def test_missing_frames_are_not_scored(springs):
+    seen = torch.ones(12, 24, 3, dtype=torch.bool)
+    seen[:, 10, 1] = False
+    gaps = replace(springs, observation_mask=seen)
+    wild = replace(gaps, trajectory=springs.trajectory.clone())
+    wild.trajectory[:, 10, 1] = 100.0
+    found = fit_variational(gaps, 2, num_steps=2, seed=0)
+    losses = []
+    for scenes in (gaps, wild):
+        found.random.manual_seed(0)
+        losses.append(float(found.loss(found.model.prepare(scenes)).detach()))
+    assert losses[0] == pytest.approx(losses[1])
