@@ -10,9 +10,10 @@ from pyro_nri.baselines.baseline import AbstractBaseline
 from pyro_nri.baselines.correlation import Correlation, fit_correlation
 from pyro_nri.baselines.graphs import GraphNetwork
 from pyro_nri.baselines.lstm import Lstm
+from pyro_nri.baselines.refinement import Refined
 from pyro_nri.baselines.rows import BASELINES, fit_baseline
 from pyro_nri.baselines.training import Training
-from pyro_nri.baselines.variational import Refined, Variational
+from pyro_nri.baselines.variational import Variational
 from pyro_nri.dynamics.scaling import fit_scaling
 from pyro_nri.fitting import fit
 from pyro_nri.model.spec import ModelSpec

@@ -71,8 +71,8 @@ ORDER: dict[str, Sequence[str]] = {
         *["calibration", "distill", "matching", "mixtures"],
     ],
     "baselines": [
-        *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised", "decoders", "variational"],
-        *["graphs", "rows"],
+        *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised"],
+        *["relaxation", "decoders", "variational", "refinement", "graphs", "rows"],
     ],
     "posterior": [
         *[

@@ -8,8 +8,8 @@ import torch
 
 from pyro_nri.baselines.baseline import AbstractBaseline
 from pyro_nri.baselines.lstm import Lstm
+from pyro_nri.baselines.refinement import Refined
 from pyro_nri.baselines.static import Static
-from pyro_nri.baselines.variational import Refined
 from pyro_nri.rivals import METHODS, SHARED, alignment_of, fit_method, fit_methods, score_method
 from pyro_nri.scenes.simulate import simulate
 

@@ -6,9 +6,10 @@ from pyro_nri.baselines.baseline import AbstractBaseline
 from pyro_nri.baselines.correlation import fit_correlation
 from pyro_nri.baselines.graphs import fit_full_graph, fit_true_graph
 from pyro_nri.baselines.lstm import fit_lstm
+from pyro_nri.baselines.refinement import Refined
 from pyro_nri.baselines.static import Static
 from pyro_nri.baselines.supervised import fit_supervised
-from pyro_nri.baselines.variational import Refined, fit_variational
+from pyro_nri.baselines.variational import fit_variational
 from pyro_nri.dynamics.message_passing import PRESETS
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.scenes.scenes import Scenes

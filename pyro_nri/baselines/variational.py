@@ -5,21 +5,19 @@ relaxation. The program is the decoder with the same modules, noise and prior as
 the prior is that of the categorical distributions themselves, in closed form, as NRI has it.
 """
 
-import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_nri.baselines.baseline import AbstractBaseline, check_rollout
 from pyro_nri.baselines.decoders import AbstractDecoder, GraphDecoder, RecurrentDecoder
-from pyro_nri.baselines.encoders import CHUNK_GROUPS, group_logits, group_probability, make_encoder
+from pyro_nri.baselines.encoders import group_logits, group_probability, make_encoder
+from pyro_nri.baselines.relaxation import RelaxedTypes
 from pyro_nri.baselines.supervised import members_of_groups
 from pyro_nri.baselines.training import Training, minimise
 from pyro_nri.dynamics.message_passing import PRESETS
@@ -28,67 +26,10 @@ from pyro_nri.inference.streams import generator
 from pyro_nri.model.priors import IndependentPrior, SymmetricPrior
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.spec import ModelSpec, build_model
-from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
 #: Decoders by name.
 DECODERS = ("mlp", "rnn")
-
-
-class RelaxedTypes(dist.TorchDistribution):
-    """Gumbel-softmax draws of edge types, from a random source of their own.
-
-    Args:
-        logits: ``[*batch, E, K]``.
-        temperature: of the softmax.
-        hard: whether draws are 0 or 1, with the gradient of the soft ones (straight through).
-        tied: whether both edges of a pair share one draw; their logits must be alike.
-        random: source of the draws.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    has_rsample = True
-
-    def __init__(self, logits: Tensor, temperature: float, *, hard: bool, tied: bool, random: torch.Generator) -> None:
-        self.logits = logits
-        self.temperature = temperature
-        self.hard = hard
-        self.tied = tied
-        self.random = random
-        super().__init__(logits.shape[:-2], logits.shape[-2:], validate_args=False)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """Weights that sum to one at each edge."""
-        return constraints.independent(constraints.simplex, 1)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedTypes":
-        """The same distribution with a larger batch shape."""
-        logits = self.logits.expand(*batch_shape, *self.event_shape)
-        return RelaxedTypes(logits, self.temperature, hard=self.hard, tied=self.tied, random=self.random)
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Weights ``[*sample, *batch, E, K]``, differentiable in the logits."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        uniform = torch.rand(shape, generator=self.random, dtype=torch.float64)
-        if self.tied:
-            first = edges.pairs(edges.num_entities_of(shape[-2]))
-            uniform[..., first[:, 1], :] = uniform[..., first[:, 0], :]
-        gumbel = -(-uniform.clamp(min=1e-300).log()).clamp(min=1e-300).log()
-        soft = ((self.logits + gumbel.to(self.logits)) / self.temperature).softmax(-1)
-        if not self.hard:
-            return soft
-        one_hot = nn.functional.one_hot(soft.argmax(-1), soft.shape[-1]).to(soft)
-        return one_hot + (soft - soft.detach())  # in this order exactly 0 or 1
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Weights without gradients."""
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Zero: the divergence from the prior is a term of its own."""
-        return self.logits.new_zeros(value.shape[:-2])
 
 
 class Variational(AbstractBaseline, nn.Module):
@@ -208,66 +149,6 @@ class Variational(AbstractBaseline, nn.Module):
         weight = nn.functional.one_hot(structure, self.model.num_edge_types)[prepared.group_index]
         with torch.no_grad():
             return self.decoder.rollout(prepared, weight.to(prepared.trajectory), start=start, num_steps=num_steps)
-
-
-class Refined(AbstractBaseline):
-    """A variational baseline whose edges are improved for each new scene: the cheap rival of a search.
-
-    The modules stay as they are. The logits of every edge begin where the encoder has them and climb the evidence
-    lower bound of their own scene; what is returned is their mean over the second half of the steps.
-
-    Args:
-        variational: a trained one.
-        num_steps: gradient steps for each scene.
-        learning_rate: of Adam, in units of logits.
-        seed: fixes the draws.
-    """
-
-    infers_structure = True
-    predicts_motion = True
-
-    def __init__(
-        self, variational: Variational, *, num_steps: int = 100, learning_rate: float = 0.1, seed: int = 0
-    ) -> None:
-        if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, found {num_steps}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, found {learning_rate}")
-        self.variational = variational
-        self.num_steps = num_steps
-        self.learning_rate = learning_rate
-        self.seed = seed
-
-    def edge_probability(self, scenes: Scenes) -> Tensor:
-        owner = copy.copy(self.variational)
-        owner.random = generator(self.seed, "refined")
-        prepared, parts = owner.model.prepare(scenes), []
-        group = prepared.group_index
-        for some in torch.arange(prepared.num_groups).split(CHUNK_GROUPS):
-            parts.append(self._climb(owner, prepared[torch.isin(group.cpu(), some)]))
-        return torch.cat(parts)
-
-    def _climb(self, owner: Variational, scenes: Scenes) -> Tensor:
-        with torch.no_grad():
-            logits = owner.logits(scenes)
-        logits = logits.requires_grad_()
-        optimizer, total = torch.optim.Adam([logits], lr=self.learning_rate), torch.zeros_like(logits).double()
-        kept = range(self.num_steps // 2, self.num_steps)
-        for step in range(self.num_steps):
-            current = logits
-            if owner.tied:
-                current = (logits + logits[:, edges.reverse_edges(scenes.num_entities).to(logits.device)]) / 2
-            (logits.grad,) = torch.autograd.grad(owner.loss(scenes, current), [logits])
-            optimizer.step()
-            if step in kept:
-                total += logits.detach().log_softmax(-1)
-        return (total / len(kept)).softmax(-1)
-
-    def predict(self, scenes: Scenes, *, start: int, num_steps: int, structure: Tensor | None = None) -> Tensor:
-        check_rollout(scenes, start, num_steps)
-        if structure is None:
-            structure = self.edge_probability(scenes.frames(0, start)).argmax(-1)
-        return self.variational.predict(scenes, start=start, num_steps=num_steps, structure=structure)
 
 
 def fit_variational(

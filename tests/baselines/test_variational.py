@@ -8,7 +8,9 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from pyro_nri.baselines.decoders import GraphDecoder
-from pyro_nri.baselines.variational import Refined, RelaxedTypes, Variational, fit_variational
+from pyro_nri.baselines.refinement import Refined
+from pyro_nri.baselines.relaxation import RelaxedTypes
+from pyro_nri.baselines.variational import Variational, fit_variational
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.inference.encoder import Encoder
 from pyro_nri.inference.exact import enumerate_posterior
