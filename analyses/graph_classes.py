@@ -1,6 +1,6 @@
 """Does any method remember the graphs that it was trained on?
 
-    python analyses/graph_classes.py [--jobs 2] [--num-train 1000] [--num-test 200] [--minutes 3] [--seeds 1]
+    python analyses/graph_classes.py [--jobs 2] [--num-train 1000] [--num-test 200] [--minutes 1] [--seeds 1]
 
 Five particles with springs have 34 graphs up to the order of the particles. Half of these classes are kept out of
 training (those with one number of springs are shared out alternately, in random order), and every method is scored on
@@ -10,7 +10,7 @@ on the unseen classes than on the seen ones. ``gap`` is that difference of diffe
 interval is the 95 % bootstrap over scenes of the four figures, taken as independent.
 
 Out, beside this file or in ``--out``: graph_classes.csv, a row for each method, training and group of classes, and
-graph_classes.png. Finished trainings are kept: run it again to go on. 8 trainings: about 35 minutes on one core.
+graph_classes.png. Finished trainings are kept: run it again to go on. 8 trainings: about 15 minutes on one core.
 ``--smoke`` runs small ones in seconds.
 """
 
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-train", type=int, default=1000, help="training scenes")
     parser.add_argument("--num-test", type=int, default=200, help="held-out scenes of each group of classes")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of each training")
+    parser.add_argument("--minutes", type=float, default=1.0, help="of each training")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
     parser.add_argument("--smoke", action="store_true", help="small ones, to see that it runs")

@@ -30,7 +30,7 @@ SHARED = {"lstm_single": "correlation_lstm", "variational": "variational_refined
 #: Training scenes that an alignment is fitted on.
 MAX_ALIGNMENT_SCENES = 200
 #: Chains of the paper's method are annealed and short: it looks for the best structure.
-SEARCH: dict[str, Any] = {"num_chains": 1, "num_warmup": 30, "num_draws": 20}
+SEARCH: dict[str, Any] = {"num_chains": 1, "num_warmup": 20, "num_draws": 10}
 
 
 def fit_method(

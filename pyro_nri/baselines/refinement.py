@@ -30,7 +30,7 @@ class Refined(AbstractBaseline):
     predicts_motion = True
 
     def __init__(
-        self, variational: Variational, *, num_steps: int = 100, learning_rate: float = 0.1, seed: int = 0
+        self, variational: Variational, *, num_steps: int = 50, learning_rate: float = 0.3, seed: int = 0
     ) -> None:
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, found {num_steps}")
