@@ -37,10 +37,10 @@ from pyro_nri.learning.checkpoint import Checkpoint, load_checkpoint
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.comparison_table import adjusted
 from pyro_nri.posterior.convert import to_datatree
+from pyro_nri.posterior.figures import COLOURS, INK
 from pyro_nri.posterior.frames import read_frame, write_frame
 from pyro_nri.posterior.groups import compare_groups
 from pyro_nri.posterior.motifs import num_mutual, num_transitive
-from pyro_nri.posterior.plots import COLOURS, INK
 from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes

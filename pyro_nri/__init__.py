@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.subsets import add_columns
     from pyro_nri.posterior.track_plots import plot_predictions, plot_tracks
     from pyro_nri.posterior.uncertainty import uncertainty_frame
+    from pyro_nri.rivals import fit_method, score_method
     from pyro_nri.scenes.hidden_entities import with_hidden
     from pyro_nri.scenes.readers import from_dataframe, read_scenes
     from pyro_nri.scenes.scenes import Scenes
@@ -79,6 +80,7 @@ _HOME = {
     "edge_differences": "posterior.compare",
     "edges_frame": "posterior.frames",
     "fit": "fitting",
+    "fit_method": "rivals",
     "from_dataframe": "scenes.readers",
     "graph_distance_ess": "posterior.convergence",
     "hidden_frame": "posterior.hidden_frames",
@@ -111,6 +113,7 @@ _HOME = {
     "save_checkpoint": "learning.checkpoint",
     "scene_distances": "posterior.distances",
     "score": "posterior.scores",
+    "score_method": "rivals",
     "select_scenes": "posterior.parts",
     "simulate": "scenes.simulate",
     "split_frequencies": "posterior.convergence",
@@ -150,6 +153,7 @@ __all__ = [
     "edge_differences",
     "edges_frame",
     "fit",
+    "fit_method",
     "from_dataframe",
     "graph_distance_ess",
     "hidden_frame",
@@ -182,6 +186,7 @@ __all__ = [
     "save_checkpoint",
     "scene_distances",
     "score",
+    "score_method",
     "select_scenes",
     "simulate",
     "split_frequencies",

@@ -29,6 +29,7 @@ from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
 from pyro_nri.posterior.storage import read_posterior, write_posterior
+from pyro_nri.presets import find_preset
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate as run_simulate
@@ -93,6 +94,10 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
 # --- train -----------------------------------------------------------------------------------------------------------
 def train(arguments: argparse.Namespace) -> dict[str, Any]:
     """A model file; what an interrupted run had learned is kept beside it for ``--resume``."""
+    preset = find_preset(arguments.preset, arguments.dynamics)
+    for name, usual in (("horizon", 1), ("inner", "auto"), ("batch_size", 16)):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, {**preset.spec, **preset.training}.get(name, usual))
     scenes = _read(arguments, arguments.scenes)
     fingerprints = scenes.fingerprints  # of the recordings as they are, by which infer knows them again
     if arguments.frames:
@@ -105,7 +110,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         dynamics=arguments.dynamics,
         preset=arguments.preset,
         prior=arguments.prior,
-        noise=(arguments.noise or "").replace("-", "_"),
+        noise=(arguments.noise or preset.spec.get("noise", "")).replace("-", "_"),
+        learn_type_weights=preset.spec.get("learn_type_weights", True),
         horizon=arguments.horizon,
         no_interaction=arguments.no_interaction,
         num_entity_kinds=kinds,
@@ -140,6 +146,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         checkpoint = learn(
             scenes,
             spec=spec,
+            preset=arguments.preset,
             num_steps=arguments.num_steps,
             minutes=arguments.minutes,
             seed=arguments.seed,

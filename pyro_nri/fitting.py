@@ -14,6 +14,7 @@ from pyro_nri.learning.law_bootstrap import bootstrap_laws
 from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.align import fit_alignment
+from pyro_nri.presets import find_preset
 from pyro_nri.scenes.scenes import Scenes
 
 #: Gradient steps and learning rate by default.
@@ -28,6 +29,7 @@ def fit(
     num_edge_types: int | None = None,
     *,
     spec: ModelSpec | None = None,
+    preset: str = "small",
     num_steps: int | None = None,
     minutes: float | None = None,
     seed: int,
@@ -47,6 +49,8 @@ def fit(
             true one (``alignment``); learning and inference never look at it.
         num_edge_types: K; the other choices of the model are then the defaults of :class:`ModelSpec`.
         spec: all choices of the model, in place of ``num_edge_types``.
+        preset: "paper" for the method of the paper by name: its networks, horizon, search and rates, see
+            :mod:`pyro_nri.presets`. What ``spec`` and ``options`` say comes first.
         num_steps: length of the training in gradient steps; by default 600, for pair forces 200.
         minutes: length by the clock instead.
         seed: fixes all random numbers.
@@ -76,13 +80,17 @@ def fit(
         raise ValueError("give either num_edge_types or spec")
     if distill_steps < 0:
         raise ValueError(f"distill_steps must be 0 or more, found {distill_steps}")
+    method = find_preset(preset, "message-passing" if spec is None else spec.dynamics)
     if spec is None:
         assert num_edge_types is not None
         kinds = 1 if scenes.entity_kind is None else int(scenes.entity_kind.max()) + 1
-        spec = ModelSpec(num_edge_types=num_edge_types, state_names=scenes.state_names, num_entity_kinds=kinds)
+        spec = ModelSpec(num_edge_types, scenes.state_names, num_entity_kinds=kinds, **method.spec)
     if num_steps is None:
         num_steps = DEFAULT_STEPS.get(spec.dynamics, 600) if minutes is None else 10**9
-    checkpoint = copy.deepcopy(_checked(resume, spec, seed)) if resume is not None else _new(scenes, spec, seed)
+    if resume is not None:
+        checkpoint = copy.deepcopy(_checked(resume, spec, seed))
+    else:
+        checkpoint = _new(scenes, spec, method.encoder_width, seed)
     model, encoder = checkpoint.model.to(device), checkpoint.encoder
     if encoder is not None:
         encoder.to(device)
@@ -94,7 +102,7 @@ def fit(
         num_steps=num_steps,
         minutes=None if minutes is None else minutes * (NEURAL_SHARE if fits_laws else 1),
         seed=seed,
-        **{"batch_size": 16, "learning_rate": LEARNING_RATE[spec.dynamics], **options},
+        **{"batch_size": 16, "learning_rate": LEARNING_RATE[spec.dynamics], **method.training, **options},
     )
     if checkpoint.trainer is not None:
         trainer.load_state_dict(checkpoint.trainer)
@@ -151,8 +159,8 @@ def fit(
     return checkpoint
 
 
-def _new(scenes: Scenes, spec: ModelSpec, seed: int) -> Checkpoint:
-    checkpoint = new_checkpoint(spec, seed=seed)
+def _new(scenes: Scenes, spec: ModelSpec, encoder_width: int, seed: int) -> Checkpoint:
+    checkpoint = new_checkpoint(spec, encoder_width=encoder_width, seed=seed)
     checkpoint.model.fit_scaling(scenes)
     if checkpoint.encoder is not None:
         checkpoint.encoder.fit_scaling(scenes)

@@ -22,6 +22,7 @@ VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 ORDER: dict[str, Sequence[str]] = {
     "scenes": [
         "edges",
+        "isomorphism",
         "checks",
         "scenes",
         "hidden_entities",
@@ -84,7 +85,10 @@ ORDER: dict[str, Sequence[str]] = {
         *["checkpoint", "objectives", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
         *["calibration", "distill", "matching", "mixtures"],
     ],
-    "baselines": ["static", "lstm", "correlation", "variational", "supervised"],
+    "baselines": [
+        *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised"],
+        *["relaxation", "decoders", "variational", "refinement", "graphs", "rows"],
+    ],
     "posterior": [
         *[
             "replicas",
@@ -141,7 +145,9 @@ ORDER: dict[str, Sequence[str]] = {
         ],
         *["chain_plots", "track_plots", "sections", "report"],
     ],
+    "presets.py": [],
     "fitting.py": [],
+    "rivals.py": [],
     "cross_fitting.py": [],
     "demo.py": [],
     "answers.py": [],

@@ -29,19 +29,31 @@ class Encoder(nn.Module):
         num_edge_types: K.
         state_size: D.
         width: width of all hidden layers.
+        reader: what makes the first embedding of each edge ``[B, E, W]`` of scaled states ``[B, T, N, D]`` and their
+            scenes, in place of the mean over transitions.
         generator: source of the initial weights.
     """
 
-    def __init__(self, num_edge_types: int, state_size: int, *, width: int = 64, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        num_edge_types: int,
+        state_size: int,
+        *,
+        width: int = 64,
+        reader: nn.Module | None = None,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
         self.num_edge_types = num_edge_types
         self.state_size = state_size
         self.width = width
+        self.reader = reader
 
         def mlp(*sizes: int, activate_output: bool = True) -> ModuleLibrary:
             return ModuleLibrary(1, sizes, activate_output=activate_output, generator=generator)
 
-        self.transition = mlp(5 * state_size, width, width)
+        if reader is None:
+            self.transition = mlp(5 * state_size, width, width)
         self.entity = mlp(width, width, width)
         self.edge = mlp(3 * width, width, width)
         self.output = mlp(width, width, num_edge_types, activate_output=False)
@@ -133,28 +145,34 @@ class Encoder(nn.Module):
 
     def _embedding(self, scenes: Scenes) -> Tensor:
         """What the encoder knows of each edge, ``[B, E, W]``."""
-        units = self.units
-        scenes = scenes.to(units.scale.dtype, units.scale.device)
-        sender = edges.senders(scenes.num_entities).to(units.scale.device)
-        receiver = edges.receivers(scenes.num_entities).to(units.scale.device)
-        before, after = scenes.trajectory[:, :-1], scenes.trajectory[:, 1:]
-        state, change = units(before), (after - before) / units.change_scale
-        each = torch.cat([state, change], -1)  # [B, T - 1, N, 2 D]
-        apart = state[..., sender, :] - state[..., receiver, :]
-        edge = _apply(self.transition, torch.cat([each[..., sender, :], each[..., receiver, :], apart], -1))
-        seen = (scenes.complete_frame[:, :-1] & scenes.complete_frame[:, 1:]).to(edge.dtype)[:, :, None, None]
-        count = seen.sum(1).clamp(min=1)  # [B, 1, 1]
-        hidden = (edge * seen).sum(1) / count  # [B, E, W]
+        scenes = scenes.to(self.units.scale.dtype, self.units.scale.device)
+        sender = edges.senders(scenes.num_entities).to(self.units.scale.device)
+        receiver = edges.receivers(scenes.num_entities).to(self.units.scale.device)
+        seen = scenes.complete_frame[:, :-1] & scenes.complete_frame[:, 1:]  # [B, T - 1]
+        if self.reader is None:
+            hidden = self._mean_transition(scenes, seen[..., None, None], sender, receiver)
+        else:
+            hidden = self.reader(self.units(scenes.trajectory), scenes)
         if self.coupling is not None:
-            hidden = hidden + count.log() * self.coupling.amount
+            count = seen.sum(1).clamp(min=1).to(hidden.dtype)  # [B]
+            hidden = hidden + count.log()[:, None, None] * self.coupling.amount
+        others = scenes.entity_mask.sum(-1).sub(1).clamp(min=1)[:, None, None]
         for _ in range(2):
             present = hidden * scenes.edge_mask[..., None]
-            summed = torch.zeros_like(each[:, 0, :, :1]).expand(-1, -1, self.width)
+            summed = hidden.new_zeros(scenes.num_scenes, scenes.num_entities, self.width)
             summed = summed.index_add(-2, receiver, present)
-            others = scenes.entity_mask.sum(-1).sub(1).clamp(min=1)[:, None, None]
             entity = _apply(self.entity, summed / others)  # [B, N, W]
             hidden = _apply(self.edge, torch.cat([entity[:, sender], entity[:, receiver], hidden], -1))
         return hidden
+
+    def _mean_transition(self, scenes: Scenes, seen: Tensor, sender: Tensor, receiver: Tensor) -> Tensor:
+        """Mean over seen transitions of what the first layers make of each, ``[B, E, W]``."""
+        before, after = scenes.trajectory[:, :-1], scenes.trajectory[:, 1:]
+        state, change = self.units(before), (after - before) / self.units.change_scale
+        each = torch.cat([state, change], -1)  # [B, T - 1, N, 2 D]
+        apart = state[..., sender, :] - state[..., receiver, :]
+        edge = _apply(self.transition, torch.cat([each[..., sender, :], each[..., receiver, :], apart], -1))
+        return (edge * seen).sum(1) / seen.sum(1).clamp(min=1)
 
 
 class SenderCoupling(nn.Module):

@@ -72,6 +72,7 @@ class BounceGrad:
             bit for bit the same as an uninterrupted one.
         start_temperature: exact draws are tempered from here to 1 in the first quarter of training.
         num_moves: kernel moves for each batch, for ``inner="annealing"``.
+        encoder_sgd: train the encoder by SGD with momentum 0.9 at this rate, as the paper does, instead of by Adam.
         search_frames: half-open range of frames on which structures are searched; all by default.
         structure: known structures, long ``[G, E]``: nothing is searched.
         seed: fixes all random numbers.
@@ -93,6 +94,7 @@ class BounceGrad:
         minutes: float | None = None,
         start_temperature: float = 30.0,
         num_moves: int = 20,
+        encoder_sgd: float | None = None,
         search_frames: tuple[int | None, int | None] | None = None,
         structure: Tensor | None = None,
         seed: int,
@@ -106,8 +108,9 @@ class BounceGrad:
         for name, value in (("batch_size", batch_size), ("num_steps", num_steps), ("num_moves", num_moves)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}")
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, found {learning_rate}")
+        for name, rate in (("learning_rate", learning_rate), ("encoder_sgd", encoder_sgd)):
+            if rate is not None and not rate > 0:
+                raise ValueError(f"{name} must be positive, found {rate}")
         if minutes is not None and minutes <= 0:
             raise ValueError(f"minutes must be positive, found {minutes}")
         self.model = model
@@ -134,9 +137,12 @@ class BounceGrad:
         self.schedule = geometric(start_temperature, 1.0, 1001)
         self.learning_rate = learning_rate
         self.optimizer = torch.optim.Adam(self._parameter_groups(), lr=learning_rate)
-        self.encoder_optimizer = None
-        if encoder is not None:
+        self.encoder_rate = learning_rate if encoder_sgd is None else encoder_sgd
+        self.encoder_optimizer: torch.optim.Optimizer | None = None
+        if encoder is not None and encoder_sgd is None:
             self.encoder_optimizer = torch.optim.Adam(encoder.parameters(), lr=learning_rate)
+        elif encoder is not None and encoder_sgd is not None:
+            self.encoder_optimizer = torch.optim.SGD(encoder.parameters(), lr=encoder_sgd, momentum=0.9)
         self.annealing = AdaptiveTemperature(1.0)
         self.visited_at = torch.full((len(self.groups),), -1)  # step of the last visit of each structure
         self.num_done = 0
@@ -288,7 +294,7 @@ class BounceGrad:
         if self.encoder is None or self.encoder_optimizer is None:
             return math.nan
         for group in self.encoder_optimizer.param_groups:
-            group["lr"] = self.learning_rate * rate
+            group["lr"] = self.encoder_rate * rate
         self.encoder_optimizer.zero_grad()
         each = structure[scenes.group_index]
         log_prob = self.encoder(scenes).log_prob(each)  # [B, E]

@@ -1,0 +1,1 @@
+"""Every other row of the paper's tables."""
