@@ -39,11 +39,11 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "dynamics": [
         *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_forces"],
-        *["integrated_paths", "rollout"],
+        *["gravity", "integrated_paths", "rollout"],
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "program", "spec"],
+        *["impulse", "program", "spec", "measurement", "starts", "orbits", "noisy"],
     ],
     "inference": [
         *[
@@ -67,6 +67,10 @@ ORDER: dict[str, Sequence[str]] = {
             "proposals",
             "gauss_newton",
             "laplace",
+            "mala",
+            "noisy_modes",
+            "noisy_chains",
+            "population",
             "tempering",
             "hidden",
             "evidence",

@@ -27,6 +27,8 @@ class LeastSquares:
             ``[R, M]``; 0 where it does not count.
         prior_mean: ``[P]`` or ``[R, P]``.
         prior_scale: standard deviations, the same shape.
+        difference: take derivatives by differences of this size, for residuals that admit leading axes
+            (``[*, R, P]`` to ``[*, R, M]``) and are long chains of small operations; 0: by forward differentiation.
     """
 
     residuals: Callable[[Tensor], Tensor]
@@ -34,12 +36,22 @@ class LeastSquares:
     precision: Callable[[Tensor], Tensor]
     prior_mean: Tensor
     prior_scale: Tensor
+    difference: float = 0.0
 
     def log_prior(self, value: Tensor) -> Tensor:
         """Log density of the normal prior, ``[R]``."""
         normal = torch.distributions.Normal(self.prior_mean, self.prior_scale, validate_args=False)
         total: Tensor = normal.log_prob(value).sum(-1)
         return total
+
+    def jacobian(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals ``[R, M]`` at values ``[R, P]`` and their derivatives ``[R, M, P]``."""
+        if self.difference == 0:
+            return jacobian(self.residuals, value)
+        steps = self.difference * torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
+        steps = torch.cat([torch.zeros_like(steps[:1]), steps])
+        every = self.residuals(value + steps[:, None])  # [P + 1, R, M]
+        return every[0], ((every[1:] - every[0]) / self.difference).movedim(0, -1)
 
     def log_density(self, value: Tensor) -> Tensor:
         """Log prior plus log-likelihood of values ``[R, P]``: ``[R]``; -inf where it is not finite."""
@@ -66,7 +78,8 @@ class Mode(NamedTuple):
         """Laplace's approximation of the log integral of the density, ``[R]``."""
         half_log_det = torch.linalg.cholesky(self.precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
         half_log_turn = self.value.shape[-1] / 2 * torch.log(self.value.new_tensor(2 * torch.pi))
-        return self.log_density + half_log_turn - half_log_det
+        total: Tensor = self.log_density + half_log_turn - half_log_det
+        return total
 
 
 def jacobian(function: Callable[[Tensor], Tensor], value: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +98,7 @@ def jacobian(function: Callable[[Tensor], Tensor], value: Tensor) -> tuple[Tenso
         found: Any = torch.func.jvp(function, (value,), (direction.expand_as(value),))
         return found[0], found[1]
 
-    results, columns = torch.func.vmap(along, out_dims=(0, -1))(basis)  # type: ignore[arg-type]
+    results, columns = torch.func.vmap(along, out_dims=(0, -1))(basis)
     return results[0], columns
 
 
@@ -121,7 +134,7 @@ def gauss_newton(problem: LeastSquares, start: Tensor, *, num_steps: int = 12) -
 
 def _normal_equations(problem: LeastSquares, value: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient of the log density ``[R, P]``, Gauss-Newton curvature ``[R, P, P]``."""
-    residual, derivative = jacobian(problem.residuals, value)
+    residual, derivative = problem.jacobian(value)
     finite = derivative.isfinite().all(-1) & residual.isfinite()
     weight = torch.where(finite, problem.precision(residual), torch.zeros_like(residual))
     derivative = torch.where(finite[..., None], derivative, torch.zeros_like(derivative))

@@ -18,10 +18,10 @@ class LaplaceMixture(NamedTuple):
     Attributes:
         centre: ``[B, M, P]``.
         root: Cholesky factor of each precision, lower, ``[B, M, P, P]``.
-        log_weight: of each bump, ``[B, M]``; -inf for none. They sum to 1 - ``prior_share``.
+        log_weight: of each bump, ``[B, M]``, -inf for none; with ``prior_share`` they sum to 1.
         prior_mean: ``[P]``.
         prior_scale: ``[P]``.
-        prior_share: weight of the prior, in (0, 1]: no region that the prior knows is ever left out.
+        prior_share: weight of the prior, ``[B]``, in (0, 1]: no region that the prior knows is ever left out.
     """
 
     centre: Tensor
@@ -29,27 +29,43 @@ class LaplaceMixture(NamedTuple):
     log_weight: Tensor
     prior_mean: Tensor
     prior_scale: Tensor
-    prior_share: float
+    prior_share: Tensor
 
     @property
     def num_slots(self) -> int:
         """Uniform numbers that a draw needs."""
         return 3 + 2 * self.centre.shape[-1]
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density of values ``[*batch, B, P]``: ``[*batch, B]``."""
+    def log_prob(self, value: Tensor, possible: Tensor | None = None, log_prior: Tensor | float = 0.0) -> Tensor:
+        """Log density of values ``[*batch, B, P]``: ``[*batch, B]``.
+
+        Args:
+            value: where.
+            possible: which bumps count, bool ``[*batch, B, M]``: those with the same discrete part as the value.
+            log_prior: log prior of the discrete part, ``[*batch, B]``.
+        """
         size = self.centre.shape[-1]
         apart = value[..., None, :] - self.centre  # [*batch, B, M, P]
         standard = torch.einsum("bmqp,...bmq->...bmp", self.root, apart)
         constant = math.lgamma((FREEDOM + size) / 2) - math.lgamma(FREEDOM / 2) - size / 2 * math.log(FREEDOM * math.pi)
         log_det = self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         bump = constant + log_det - (FREEDOM + size) / 2 * torch.log1p(standard.square().sum(-1) / FREEDOM)
+        bump = bump + self.log_weight
+        if possible is not None:
+            bump = torch.where(possible, bump, -torch.inf)
         normal = torch.distributions.Normal(self.prior_mean, self.prior_scale, validate_args=False)
-        prior = normal.log_prob(value).sum(-1) + math.log(self.prior_share)
-        return torch.cat([bump + self.log_weight, prior[..., None]], -1).logsumexp(-1)
+        prior = normal.log_prob(value).sum(-1) + self.prior_share.log() + log_prior
+        return torch.cat([bump, prior[..., None]], -1).logsumexp(-1)
 
-    def sample(self, uniform: Tensor) -> Tensor:
-        """Turn uniform numbers ``[*batch, B, num_slots]`` into draws ``[*batch, B, P]``."""
+    def sample(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn uniform numbers into draws.
+
+        Args:
+            uniform: ``[*batch, B, num_slots]``.
+
+        Returns:
+            Values ``[*batch, B, P]`` and the numbers of their bumps, long ``[*batch, B]``; M is the prior.
+        """
         size, num_bumps = self.centre.shape[-1], self.centre.shape[-2]
         choose, uniform = uniform[..., 0], uniform[..., 1:]
         cumulative = self.log_weight.exp().cumsum(-1)  # [B, M]
@@ -64,11 +80,11 @@ class LaplaceMixture(NamedTuple):
         step = torch.linalg.solve_triangular(root.mT, normal[..., None], upper=True).squeeze(-1)
         near = self.centre[problem, chosen] + step / weight.sqrt()[..., None]
         far = self.prior_mean + self.prior_scale * normal
-        return torch.where((bump == num_bumps)[..., None], far, near)
+        return torch.where((bump == num_bumps)[..., None], far, near), bump
 
 
 def mixture_of(
-    mode: Mode, log_weight: Tensor, prior_mean: Tensor, prior_scale: Tensor, prior_share: float = 0.05
+    mode: Mode, log_weight: Tensor, prior_mean: Tensor, prior_scale: Tensor, prior_share: Tensor | float = 0.05
 ) -> LaplaceMixture:
     """The mixture of modes that a search found.
 
@@ -77,15 +93,16 @@ def mixture_of(
         log_weight: of each mode, up to a constant for each problem, ``[B, M]``; -inf leaves a mode out.
         prior_mean: ``[P]``.
         prior_scale: ``[P]``.
-        prior_share: weight of the prior.
+        prior_share: weight of the prior, in all problems or ``[B]``; 1 where a problem has no mode.
     """
     root, failed = torch.linalg.cholesky_ex(mode.precision)
     weight = torch.where((failed == 0) & mode.log_density.isfinite(), log_weight, -torch.inf)
     identity = torch.diag(1 / prior_scale).expand_as(root)
     root = torch.where((failed == 0)[..., None, None], root, identity)
-    any_mode = weight.isfinite().any(-1, keepdim=True)
-    weight = torch.where(any_mode, weight, torch.zeros_like(weight)).log_softmax(-1) + math.log1p(-prior_share)
-    return LaplaceMixture(mode.value, root, weight, prior_mean, prior_scale, prior_share)
+    share = torch.as_tensor(prior_share, dtype=weight.dtype).expand(weight.shape[:1])
+    share = torch.where(weight.isfinite().any(-1), share, torch.ones_like(share))
+    weight = weight - weight.logsumexp(-1, keepdim=True).clamp(min=-1e300)
+    return LaplaceMixture(mode.value, root, weight + torch.log1p(-share)[:, None], prior_mean, prior_scale, share)
 
 
 class Integral(NamedTuple):

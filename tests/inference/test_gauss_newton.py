@@ -99,7 +99,7 @@ def test_integral_by_importance_sampling_is_that_of_quadrature() -> None:
     one = type(mode)(mode.value[None], mode.log_density[None], mode.precision[None])
     mixture = mixture_of(one, torch.tensor([[0.0, -3.0]], dtype=torch.float64), problem.prior_mean, problem.prior_scale)
     uniform = torch.rand(4000, 1, mixture.num_slots, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    draw = mixture.sample(uniform)
+    draw, _ = mixture.sample(uniform)
     weight = problem.log_density(draw[:, 0])[:, None] - mixture.log_prob(draw)
     found = integrate(weight)
     spread = mode.precision[0].inverse().diagonal().sqrt()
@@ -120,7 +120,7 @@ def test_mixture_samples_follow_its_density() -> None:
         both, torch.tensor([[0.0, 1.0]]).double(), problem.prior_mean, problem.prior_scale, prior_share=0.3
     )
     uniform = torch.rand(20000, 1, mixture.num_slots, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    draw = mixture.sample(uniform)
+    draw, _ = mixture.sample(uniform)
     other = torch.distributions.MultivariateNormal(torch.zeros(2).double(), 9 * torch.eye(2).double())
     # The mean of p / q over draws of q is 1, for a density p that q covers.
     ratio = (other.log_prob(draw[:, 0]) - mixture.log_prob(draw)[:, 0]).exp()

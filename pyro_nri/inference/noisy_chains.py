@@ -1,0 +1,129 @@
+"""Draws from the noisy program given structures: independent proposals around modes, and Langevin moves.
+
+All chains of all scenes move side by side; a scene's random numbers are keyed by its name.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nri.inference import mala
+from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate
+from pyro_nri.inference.noisy_modes import default_starts, find_modes, least_squares, mixture_around
+from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.model.noisy import NoisyModel
+from pyro_nri.scenes.scenes import Scenes
+
+#: Acceptance at which Langevin moves get farthest (Roberts and Rosenthal 1998).
+LANGEVIN_RATE = 0.574
+
+
+class NoisyDraws(NamedTuple):
+    """What chains have drawn.
+
+    Attributes:
+        value: latents in rows, ``[C, S, B, P]``; ``model.unpack`` names them.
+        log_density: log joint given the structure, without the structure's prior, ``[C, S, B]``.
+        log_marginal: log marginal density of each recording given its structure, by importance sampling.
+        independent_rate: share of accepted independent proposals, ``[B]``.
+        langevin_rate: the same for Langevin moves.
+        step_size: of Langevin moves, ``[B]``.
+    """
+
+    value: Tensor
+    log_density: Tensor
+    log_marginal: Integral
+    independent_rate: Tensor
+    langevin_rate: Tensor
+    step_size: Tensor
+
+
+def infer_noisy(
+    model: NoisyModel,
+    scenes: Scenes,
+    structure: Tensor,
+    *,
+    seed: int,
+    num_chains: int = 4,
+    num_draws: int = 250,
+    num_warmup: int = 50,
+    num_starts: int = 4,
+    num_importance: int = 200,
+    starts: Tensor | None = None,
+    mixture: LaplaceMixture | None = None,
+) -> NoisyDraws:
+    """Sample initial states and parameters of each scene, its structure given.
+
+    Modes are sought from several starts; the mixture around them is importance-sampled for the log marginal and is the
+    proposal of every other step; Langevin moves, with the metric of the highest mode and a step size that is tuned in
+    warm-up only, are the steps between.
+
+    Args:
+        model: the program.
+        scenes: B scenes.
+        structure: long ``[B, E]``, or ``[E]`` for all.
+        seed: with the names of the scenes it fixes all random numbers.
+        num_chains: C.
+        num_draws: S, each after one step of either kind.
+        num_warmup: such pairs of steps before, to find step sizes.
+        num_starts: where to begin the search for modes.
+        num_importance: draws for the log marginal.
+        starts: ``[M, B, P]`` in scaled units, instead of the default ones.
+        mixture: the proposal, instead of a search for modes.
+
+    Raises:
+        ValueError: a count is smaller than 1, or shapes do not fit.
+    """
+    for name, count in (("num_chains", num_chains), ("num_draws", num_draws), ("num_starts", num_starts)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, found {count}")
+    scenes = model.prepare(scenes)
+    num_scenes, num_latents = scenes.num_scenes, model.num_latents(scenes.num_entities)
+    wanted = [num_scenes, model.edge_mask(scenes).shape[-1]]
+    structure = structure.expand(num_scenes, -1) if structure.ndim == 1 else structure
+    if list(structure.shape) != wanted:
+        raise ValueError(f"structure must have shape {wanted}, found {list(structure.shape)}")
+    if mixture is None:
+        if starts is None:
+            starts = default_starts(model, scenes, structure, num_starts, seed)
+        elif starts.ndim != 3 or list(starts.shape[1:]) != [num_scenes, num_latents]:
+            raise ValueError(f"starts must have shape [M, {num_scenes}, {num_latents}], found {list(starts.shape)}")
+        mixture = mixture_around(find_modes(model, scenes, structure, starts))
+    problem = least_squares(model, scenes, structure)
+
+    def density(value: Tensor) -> Tensor:
+        return problem.log_density(value.flatten(0, 1)).reshape(value.shape[:-1])
+
+    names = keys(scenes.scene_names, scenes.trajectory.device)
+    log_marginal = importance_sample(density, mixture, Stream(seed, names, num_importance).child("importance"))
+    stream = Stream(seed, names, num_chains).child("chains")
+    best = mixture.log_weight.argmax(-1)
+    root = mixture.root[torch.arange(num_scenes), best]
+    log_step = torch.full((num_scenes,), 1.2 / num_latents ** (1 / 6), dtype=torch.float64).log()
+    state = mala.init(mixture.sample(stream.child("begin").uniform(0, mixture.num_slots))[0], density)
+    values, densities, rates = [], [], []
+    for number in range(num_warmup + num_draws):
+        uniform = stream.uniform(number, 2 + mixture.num_slots + 2 * num_latents)
+        cut = 1 + mixture.num_slots
+        state, independent = mala.independent_step(state, uniform[..., :cut], density, mixture)
+        state, langevin = mala.langevin_step(state, uniform[..., cut:], density, root, log_step.exp())
+        if number < num_warmup:
+            rate = langevin.log_accept.exp().mean(0)
+            log_step = log_step + (rate - LANGEVIN_RATE) / (1 + number) ** 0.6
+            continue
+        values.append(state.value)
+        densities.append(state.log_density)
+        rates.append(torch.stack([independent.accepted.double().mean(0), langevin.accepted.double().mean(0)]))
+    independent_rate, langevin_rate = torch.stack(rates).mean(0)
+    return NoisyDraws(
+        torch.stack(values, 1), torch.stack(densities, 1), log_marginal, independent_rate, langevin_rate, log_step.exp()
+    )
+
+
+def importance_sample(density: mala.Density, proposal: LaplaceMixture, stream: Stream, size: int = 50) -> Integral:
+    """Log integral of a density over draws from a proposal, in parts of ``size`` draws; the stream has S chains."""
+    draws, _ = proposal.sample(stream.uniform(0, proposal.num_slots))  # [S, B, P]
+    with torch.no_grad():
+        log_density = torch.cat([density(part) for part in draws.split(size)])
+    return integrate(log_density - proposal.log_prob(draws))
