@@ -23,12 +23,10 @@ class State(NamedTuple):
     Attributes:
         value: ``[C, B, P]``.
         log_density: ``[C, B]``.
-        gradient: of the log density, ``[C, B, P]``.
     """
 
     value: Tensor
     log_density: Tensor
-    gradient: Tensor
 
 
 class Info(NamedTuple):
@@ -45,12 +43,17 @@ class Info(NamedTuple):
 
 def init(value: Tensor, density: Density) -> State:
     """State at given values."""
+    with torch.no_grad():
+        return State(value, density(value))
+
+
+def gradient(value: Tensor, density: Density) -> tuple[Tensor, Tensor]:
+    """Log density ``[C, B]`` and its gradient ``[C, B, P]``, 0 where it is not finite."""
     with torch.enable_grad():
         leaf = value.detach().requires_grad_()
         log_density = density(leaf)
-        (gradient,) = torch.autograd.grad(log_density.sum(), leaf)
-    # Where there is no density the gradient is not used: such a value is never accepted.
-    return State(value.detach(), log_density.detach(), torch.nan_to_num(gradient, 0.0, 0.0, 0.0))
+        (slope,) = torch.autograd.grad(log_density.sum(), leaf)
+    return log_density.detach(), torch.nan_to_num(slope, 0.0, 0.0, 0.0)
 
 
 def langevin_step(
@@ -70,9 +73,11 @@ def langevin_step(
     size = state.value.shape[-1]
     normal = _normal(uniform[..., 1 : 1 + size], uniform[..., 1 + size :])
     epsilon = step_size[:, None]
-    proposed = _mean(state, root, epsilon) + epsilon * _solve(root.mT, normal, upper=True)
-    new = init(proposed, density)
-    back = torch.einsum("bpq,cbp->cbq", root, state.value - _mean(new, root, epsilon)) / epsilon
+    mean = _mean(state.value, gradient(state.value, density)[1], root, epsilon)
+    proposed = mean + epsilon * _solve(root.mT, normal, upper=True)
+    log_density, slope = gradient(proposed, density)
+    new = State(proposed, log_density)
+    back = torch.einsum("bpq,cbp->cbq", root, state.value - _mean(proposed, slope, root, epsilon)) / epsilon
     log_reverse, log_forward = -back.square().sum(-1) / 2, -normal.square().sum(-1) / 2
     return _choose(state, new, uniform[..., 0], new.log_density - state.log_density + log_reverse - log_forward)
 
@@ -91,9 +96,8 @@ def independent_step(state: State, uniform: Tensor, density: Density, proposal: 
     return _choose(state, new, uniform[..., 0], log_ratio)
 
 
-def _mean(state: State, root: Tensor, epsilon: Tensor) -> Tensor:
-    drift = _solve(root.mT, _solve(root, state.gradient, upper=False), upper=True)
-    return state.value + epsilon**2 / 2 * drift
+def _mean(value: Tensor, slope: Tensor, root: Tensor, epsilon: Tensor) -> Tensor:
+    return value + epsilon**2 / 2 * _solve(root.mT, _solve(root, slope, upper=False), upper=True)
 
 
 def _solve(factor: Tensor, right: Tensor, *, upper: bool) -> Tensor:

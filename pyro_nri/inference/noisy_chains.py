@@ -15,6 +15,8 @@ from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.noisy import NoisyModel
 from pyro_nri.scenes.scenes import Scenes
 
+#: Independent proposals for each Langevin move, which costs as much as eight of them.
+NUM_INDEPENDENT = 4
 #: Acceptance at which Langevin moves get farthest (Roberts and Rosenthal 1998).
 LANGEVIN_RATE = 0.574
 
@@ -56,8 +58,8 @@ def infer_noisy(
     """Sample initial states and parameters of each scene, its structure given.
 
     Modes are sought from several starts; the mixture around them is importance-sampled for the log marginal and is the
-    proposal of every other step; Langevin moves, with the metric of the highest mode and a step size that is tuned in
-    warm-up only, are the steps between.
+    proposal of four steps out of five; the fifth is a Langevin move, with the metric of the highest mode and a step
+    size that is tuned in warm-up only.
 
     Args:
         model: the program.
@@ -65,8 +67,8 @@ def infer_noisy(
         structure: long ``[B, E]``, or ``[E]`` for all.
         seed: with the names of the scenes it fixes all random numbers.
         num_chains: C.
-        num_draws: S, each after one step of either kind.
-        num_warmup: such pairs of steps before, to find step sizes.
+        num_draws: S, one each after five steps.
+        num_warmup: rounds of five steps before, to find step sizes.
         num_starts: where to begin the search for modes.
         num_importance: draws for the log marginal.
         starts: ``[M, B, P]`` in scaled units, instead of the default ones.
@@ -104,17 +106,22 @@ def infer_noisy(
     state = mala.init(mixture.sample(stream.child("begin").uniform(0, mixture.num_slots))[0], density)
     values, densities, rates = [], [], []
     for number in range(num_warmup + num_draws):
-        uniform = stream.uniform(number, 2 + mixture.num_slots + 2 * num_latents)
-        cut = 1 + mixture.num_slots
-        state, independent = mala.independent_step(state, uniform[..., :cut], density, mixture)
-        state, langevin = mala.langevin_step(state, uniform[..., cut:], density, root, log_step.exp())
+        size = 1 + mixture.num_slots
+        uniform = stream.uniform(number, NUM_INDEPENDENT * size + 1 + 2 * num_latents)
+        taken = []
+        for place in range(NUM_INDEPENDENT):
+            slots = uniform[..., place * size : (place + 1) * size]
+            state, info = mala.independent_step(state, slots, density, mixture)
+            taken.append(info.accepted.double().mean(0))
+        slots = uniform[..., NUM_INDEPENDENT * size :]
+        state, langevin = mala.langevin_step(state, slots, density, root, log_step.exp())
         if number < num_warmup:
             rate = langevin.log_accept.exp().mean(0)
             log_step = log_step + (rate - LANGEVIN_RATE) / (1 + number) ** 0.6
             continue
         values.append(state.value)
         densities.append(state.log_density)
-        rates.append(torch.stack([independent.accepted.double().mean(0), langevin.accepted.double().mean(0)]))
+        rates.append(torch.stack([torch.stack(taken).mean(0), langevin.accepted.double().mean(0)]))
     independent_rate, langevin_rate = torch.stack(rates).mean(0)
     return NoisyDraws(
         torch.stack(values, 1), torch.stack(densities, 1), log_marginal, independent_rate, langevin_rate, log_step.exp()
