@@ -89,7 +89,7 @@ def study(noise: float, assumed: float, num_scenes: int, num_frames: int, *, num
                 "links": name,
                 "scenes": int(scenes.sum()),
                 "coverage": float(by_scene.mean()),
-                "standard_error": float(by_scene.std() / len(by_scene) ** 0.5),
+                "standard_error": pd.Series(by_scene.numpy()).sem(),
                 "median_half_width": float(width.median()),
                 "median_error": float(error[scenes][:, :, which].abs().median()),
                 "scaled_mse": float(squared.mean()),
@@ -113,13 +113,14 @@ def main() -> None:
     num_draws = 60
     if arguments.smoke:
         arguments.num_scenes, arguments.num_frames, num_draws = 4, 8, 10
+        arguments.measurement_noise = [0.05]
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / ("hidden_coverage_smoke.csv" if arguments.smoke else "hidden_coverage.csv")
     settings = [(noise, noise) for noise in arguments.measurement_noise]
     settings.append((arguments.measurement_noise[-1], arguments.measurement_noise[-1] / 2))
     for noise, assumed in settings:
-        rows = pd.read_csv(path) if path.exists() and not arguments.smoke else pd.DataFrame(columns=KEYS)
+        rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=KEYS)
         wanted = [noise, assumed, arguments.num_scenes, arguments.num_frames]
         if (rows[KEYS] == wanted).all(axis=1).any():
             continue

@@ -70,6 +70,7 @@ ORDER: dict[str, Sequence[str]] = {
             "mala",
             "noisy_modes",
             "noisy_chains",
+            "noisy_structures",
             "population",
             "tempering",
             "hidden",

@@ -1,8 +1,12 @@
 """Make data/neptune/*.csv from JPL's ephemeris DE405: pip install '.[ephemeris]'; python data/neptune/make.py.
 
-DE405 (Standish 1998, JPL IOM 312.F-98-048) is itself a fit of the laws of motion to observations of the years 1911 to
-1997, most of them of the planets as they are now known, Neptune included. Everything is turned to the mean ecliptic and
-equinox of J2000 and given in astronomical units and Julian years, barycentric.
+DE405 (Standish 1998, JPL IOM 312.F-98-048) is itself a fit of the laws of motion to observations of the 20th century,
+Neptune's among them: it says where planets must have been, and is no record of what was seen. Geometric places in
+astronomical units and Julian years, turned to the mean ecliptic and equinox of J2000.
+
+bodies.csv: barycentric states at the first frame and G times the mass of what moves the outer planets; "sun" is the Sun
+with the inner planets, at their common centre. sky.csv: a Julian year apart, the last frame the night on which Neptune
+was found, where Uranus and Neptune stand as seen from the Sun.
 """
 
 import argparse
@@ -15,56 +19,48 @@ import pandas as pd
 from jplephem import Ephemeris
 
 OBLIQUITY = np.deg2rad(84381.448 / 3600)
+TURN = np.array([[1, 0, 0], [0, np.cos(OBLIQUITY), np.sin(OBLIQUITY)], [0, -np.sin(OBLIQUITY), np.cos(OBLIQUITY)]])
 YEAR = 365.25
-#: Frames lie a Julian year apart; the last one is the night on which Neptune was found.
 LAST, NUM_FRAMES = date(1846, 9, 23), 66
-BODIES = ("sun", "jupiter", "saturn", "uranus", "neptune")
-INNER = ("mercury", "venus", "earthmoon", "mars")
+#: Names of G times the mass in the ephemeris.
+STRENGTH = {"sun": "GMS", "jupiter": "GM5", "saturn": "GM6", "uranus": "GM7", "neptune": "GM8"}
+INNER = {"mercury": "GM1", "venus": "GM2", "earthmoon": "GMB", "mars": "GM4"}
 
 
 def main() -> None:
-    """Write states and masses."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    """Write both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     out = parser.parse_args().out
     ephemeris = Ephemeris(de405)
-    unit = ephemeris.AU
-    turn = np.array(
-        [
-            [1, 0, 0],
-            [0, np.cos(OBLIQUITY), np.sin(OBLIQUITY)],
-            [0, -np.sin(OBLIQUITY), np.cos(OBLIQUITY)],
-        ]
-    )
 
     def state(body: str, julian_day: float) -> np.ndarray:
-        """Barycentric position and velocity ``[6]``, in astronomical units and years."""
+        """Barycentric position and velocity ``[6]``."""
         position, velocity = ephemeris.position_and_velocity(body, julian_day)
-        return np.concatenate([turn @ position.ravel(), YEAR * turn @ velocity.ravel()]) / unit
+        return np.concatenate([TURN @ position.ravel(), YEAR * TURN @ velocity.ravel()]) / ephemeris.AU
 
-    strength = dict(zip(BODIES, [ephemeris.GMS, *(getattr(ephemeris, f"GM{n}") for n in (5, 6, 7, 8))], strict=True))
-    strength |= {"mercury": ephemeris.GM1, "venus": ephemeris.GM2, "earthmoon": ephemeris.GMB, "mars": ephemeris.GM4}
-    strength = {name: float(value) * YEAR**2 for name, value in strength.items()}
-    # What moves the outer planets is the Sun with the inner planets: one body at their common centre.
-    middle = ("sun", *INNER)
-    total = sum(strength[name] for name in middle)
+    def strength(names: dict[str, str]) -> dict[str, float]:
+        return {body: float(getattr(ephemeris, name)) * YEAR**2 for body, name in names.items()}
 
-    last = LAST.toordinal() + 1721424.5
-    columns = ["x", "y", "z", "vx", "vy", "vz"]
+    last = LAST.toordinal() + 1721424.5  # from the proleptic calendar's day 1 to the Julian day at midnight
+    days = [last - YEAR * (NUM_FRAMES - 1 - frame) for frame in range(NUM_FRAMES)]
+    middle, outer = strength({"sun": "GMS", **INNER}), strength(STRENGTH)
+    total = sum(middle.values())
+    starts = {body: state(body, days[0]) for body in outer}
+    starts["sun"] = sum(each * state(body, days[0]) for body, each in middle.items()) / total
+    rows = [[body, total if body == "sun" else outer[body], *starts[body]] for body in outer]
+    bodies = pd.DataFrame(rows, columns=["body", "gm", "x", "y", "z", "vx", "vy", "vz"])
+    bodies.to_csv(out / "bodies.csv", index=False, float_format="%.13g", lineterminator="\n")
+
     rows = []
-    for frame in range(NUM_FRAMES):
-        day = last - YEAR * (NUM_FRAMES - 1 - frame)
-        for body in BODIES:
-            place = state(body, day)
-            if body == "sun":
-                place = sum(strength[name] * state(name, day) for name in middle) / total
-            rows.append([frame, round(1846 + (frame - NUM_FRAMES + 1) + 0.727, 3), body, *place])
-    table = pd.DataFrame(rows, columns=["frame", "year", "body", *columns])
-    table.to_csv(out / "states.csv", index=False, float_format="%.12f", lineterminator="\n")
-    strength["sun"] = total
-    masses = pd.DataFrame({"body": BODIES, "gm": [strength[body] for body in BODIES]})
-    masses.to_csv(out / "masses.csv", index=False, float_format="%.12e", lineterminator="\n")
-    print(f"wrote {len(table)} states and {len(masses)} masses to {out}")
+    for frame, day in enumerate(days):
+        year = 2000 + (day - 2451545) / YEAR
+        apart = [(state(body, day) - state("sun", day))[:3] for body in ("uranus", "neptune")]
+        rows.append([frame, year, *(apart[0] / np.linalg.norm(apart[0])), *apart[1]])
+    names = ["frame", "year", "uranus_dx", "uranus_dy", "uranus_dz", "neptune_x", "neptune_y", "neptune_z"]
+    sky = pd.DataFrame(rows, columns=names)
+    sky.to_csv(out / "sky.csv", index=False, float_format="%.11g", lineterminator="\n")
+    print(f"wrote {len(bodies)} bodies and {len(sky)} frames to {out}")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,14 @@
 All chains of all scenes move side by side; a scene's random numbers are keyed by its name.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyro_nri.inference import mala
 from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate
-from pyro_nri.inference.noisy_modes import default_starts, find_modes, least_squares, mixture_around
+from pyro_nri.inference.noisy_modes import default_starts, density_of, find_modes, least_squares, mixture_around
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.noisy import NoisyModel
 from pyro_nri.scenes.scenes import Scenes
@@ -92,11 +92,7 @@ def infer_noisy(
         elif starts.ndim != 3 or list(starts.shape[1:]) != [num_scenes, num_latents]:
             raise ValueError(f"starts must have shape [M, {num_scenes}, {num_latents}], found {list(starts.shape)}")
         mixture = mixture_around(find_modes(model, scenes, structure, starts))
-    problem = least_squares(model, scenes, structure)
-
-    def density(value: Tensor) -> Tensor:
-        return problem.log_density(value.flatten(0, 1)).reshape(value.shape[:-1])
-
+    density = density_of(model, scenes, structure)
     names = keys(scenes.scene_names, scenes.trajectory.device)
     log_marginal = importance_sample(density, mixture, Stream(seed, names, num_importance).child("importance"))
     stream = Stream(seed, names, num_chains).child("chains")
@@ -126,6 +122,38 @@ def infer_noisy(
     return NoisyDraws(
         torch.stack(values, 1), torch.stack(densities, 1), log_marginal, independent_rate, langevin_rate, log_step.exp()
     )
+
+
+def fit_noise(
+    model: NoisyModel, scenes: Scenes, structure: Tensor, *, seed: int, num_rounds: int = 8, **options: Any
+) -> None:
+    """Learn the standard deviations of the measurement from scenes with given structures, by Monte Carlo EM.
+
+    Each round draws paths under the noise so far and sets the noise to what they leave of the recordings.
+
+    Args:
+        model: the program; its noise must be made with ``learn=True``, and is changed.
+        scenes: B scenes.
+        structure: long ``[B, E]``, or ``[E]`` for all.
+        seed: fixes all random numbers.
+        num_rounds: rounds.
+        options: of :func:`infer_noisy`.
+
+    Raises:
+        ValueError: the noise is known.
+    """
+    if not isinstance(model.noise.log_scale, torch.nn.Parameter):
+        raise ValueError("the noise of the measurement is known; make it with learn=True to learn it")
+    scenes = model.prepare(scenes)
+    seen = scenes.observation_mask[..., None].expand_as(scenes.trajectory)  # [B, T, N, M]
+    for number in range(num_rounds):
+        few = {"num_chains": 2, "num_draws": 5, "num_warmup": 5, "num_starts": 1, "num_importance": 2}
+        found = infer_noisy(model, scenes, structure, seed=seed + number, **(few | options))
+        value = found.value.flatten(0, 1).flatten(0, 1)  # [C * S * B, P]
+        with torch.no_grad():
+            left = least_squares(model, scenes, structure).residuals(value).reshape(-1, *scenes.trajectory.shape)
+            mean = left.square().sum((0, 1, 2, 3)) / (len(left) * seen.sum((0, 1, 2)))
+            model.noise.log_scale.copy_(mean.log() / 2)
 
 
 def importance_sample(density: mala.Density, proposal: LaplaceMixture, stream: Stream, size: int = 50) -> Integral:

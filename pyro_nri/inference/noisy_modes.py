@@ -1,5 +1,7 @@
 """Modes of the noisy program: where to start, and Laplace mixtures around what is found."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ def least_squares(model: NoisyModel, scenes: Scenes, structure: Tensor) -> Least
     Args:
         model: the program.
         scenes: B scenes.
-        structure: long ``[B, E]``, one for each scene.
+        structure: long ``[B, E]``, one for each scene, or ``[M, B, E]``.
 
     Returns:
         A problem over rows ``[M * B, P]``: any number of values for each scene, scenes running fastest.
@@ -50,6 +52,16 @@ def least_squares(model: NoisyModel, scenes: Scenes, structure: Tensor) -> Least
 
     one = torch.ones(size, dtype=torch.float64, device=scale.device)
     return LeastSquares(residuals, log_likelihood, precision, torch.zeros_like(one), one, DIFFERENCE)
+
+
+def density_of(model: NoisyModel, scenes: Scenes, structure: Tensor) -> Callable[[Tensor], Tensor]:
+    """The log joint density of latents given a structure ``[B, E]`` or ``[C, B, E]``: ``[C, B, P]`` to ``[C, B]``."""
+    problem = least_squares(model, scenes, structure)
+
+    def density(value: Tensor) -> Tensor:
+        return problem.log_density(value.flatten(0, 1)).reshape(value.shape[:-1])
+
+    return density
 
 
 def first_guess(scenes: Scenes) -> Tensor:

@@ -3,11 +3,13 @@
 For posteriors that are curved so strongly that bumps at modes miss most of them: some directions of the latents are
 known a thousand times better than others and follow them along a bent sheet. Those *stiff* directions are drawn from
 Laplace's approximation given the *loose* ones, found anew for every draw, so that a mixture has to cover the loose ones
-only. All latents have standard normal priors, so directions may be turned at will.
+only. All latents have standard normal priors, so directions may be turned at will. The sheet must not fold back: given
+the loose directions there may be one place for the stiff ones; a second one would be missed, as would a distant mode.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from pyro_nri.inference.gauss_newton import LeastSquares, Mode
 from pyro_nri.inference.laplace import FREEDOM, Integral, LaplaceMixture, integrate, mixture_of
-from pyro_nri.inference.streams import Stream
+from pyro_nri.inference.streams import Stream, keys
 
 #: Directions known better than this, in standard deviations of the prior, are stiff.
 STIFF = 0.1
@@ -23,6 +25,12 @@ STIFF = 0.1
 LEAST_EFFECTIVE = 0.1
 #: Spread of stiff directions in standard deviations of Laplace's approximation: a little wider.
 WIDER = 1.15
+#: Modes whose log integral is this far below the highest are left out; the weights of the others are flattened by the
+#: second number, for integrals after Laplace are rough.
+NEAR_BEST, FLATTER = 20.0, 5.0
+#: Steps to conditional modes: with one slope for all, then at most so many with slopes of their own, until a step is
+#: this short in standard deviations.
+SHARED_STEPS, OWN_STEPS, SHORT = 3, 6, 0.1
 #: Rows to evaluate at a time.
 ROWS = 4000
 
@@ -86,14 +94,14 @@ class Directions:
         """Turned latents, ``[*batch, B, P]`` both."""
         return torch.einsum("bpq,...bp->...bq", self.turn, latents)
 
-    def follow(self, loose: Tensor, *, num_steps: int = 3) -> tuple[Tensor, Tensor]:
+    def follow(self, loose: Tensor) -> tuple[Tensor, Tensor]:
         """Laplace's approximation of the stiff directions given the loose.
 
-        A linear guess from the reference, some steps with the slope of the reference, one with a slope of its own.
+        A linear guess from the reference, some steps with the slope of the reference, then steps with slopes of their
+        own until they are short. What happens to a draw does not depend on the others.
 
         Args:
             loose: ``[S, B, P - F]``.
-            num_steps: steps with the slope of the reference.
 
         Returns:
             Modes ``[S, B, F]`` and lower Cholesky factors of their precisions ``[S, B, F, F]``.
@@ -103,10 +111,26 @@ class Directions:
         moved = torch.einsum("bfl,sbl->sbf", gain, loose - self.reference[:, number:])
         value = torch.cat([self.reference[:, :number] - moved, loose], -1)
         root = torch.linalg.cholesky(stiff)
-        for _ in range(num_steps):
+        for _ in range(SHARED_STEPS):
             uphill = self._uphill(value, self.slope)[1]
             change = torch.cholesky_solve(uphill.permute(1, 2, 0), root).permute(2, 0, 1)
             value = torch.cat([value[..., :number] + change, loose], -1)
+        roots = value.new_zeros(*value.shape[:2], number, number)
+        far = torch.ones_like(value[..., 0], dtype=torch.bool)  # [S, B]
+        for _ in range(OWN_STEPS):
+            rows = far.any(-1).nonzero().squeeze(-1)
+            if not len(rows):
+                break
+            change, own_root = self._own_step(value[rows])
+            moving = far[rows]
+            value[rows, :, :number] += torch.where(moving[..., None], change, 0.0)
+            roots[rows] = torch.where(moving[..., None, None], own_root, roots[rows])
+            far[rows] = moving & (torch.einsum("sbfg,sbf->sbg", own_root, change).norm(dim=-1) > SHORT)
+        return value[..., :number], roots
+
+    def _own_step(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """A step of Gauss and Newton along the stiff directions, and the Cholesky factor of the precision there."""
+        number = self.num_stiff
         basis = self.problem.difference * torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)[:number]
         near = torch.cat([value[None], value + basis[:, None, None]])  # [F + 1, S, B, P]
         residual = self.problem.residuals(self.latents(near).flatten(1, 2))
@@ -114,9 +138,8 @@ class Directions:
         slope = torch.nan_to_num(slope.reshape(*value.shape[:2], *slope.shape[-2:]), 0.0, 0.0, 0.0)
         weight, uphill = self._uphill(value, slope, residual[0])
         own = torch.einsum("sbmf,sbm,sbmg->sbfg", slope, weight, slope) + torch.eye(number, dtype=value.dtype)
-        own_root = torch.linalg.cholesky(own)
-        change = torch.cholesky_solve(uphill[..., None], own_root).squeeze(-1)
-        return value[..., :number] + change, own_root
+        root = torch.linalg.cholesky(own)
+        return torch.cholesky_solve(uphill[..., None], root).squeeze(-1), root
 
     def _uphill(self, value: Tensor, slope: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weights of the residuals ``[S, B, M]``, gradient of the log density along the stiff directions."""
@@ -145,6 +168,7 @@ def directions(problem: LeastSquares, mode: Mode, num_stiff: int | None = None) 
     turn, value = turn.flip(-1), value.flip(-1)
     if num_stiff is None:
         num_stiff = int((value.log().mean(0) > -2 * math.log(STIFF)).sum())
+    num_stiff = min(num_stiff, value.shape[-1] - 1)  # a mixture is over one direction at least
     turned = torch.einsum("bpq,bp->bq", turn, mode.value)
     _, derivative = problem.jacobian(mode.value)
     slope = torch.einsum("bmp,bpf->bmf", derivative, turn[..., :num_stiff])
@@ -161,6 +185,44 @@ def loose_mixture(ways: Directions, modes: Mode, log_weight: Tensor, prior_share
     one = torch.ones_like(value[0, 0, number:])
     bumps = Mode(value[..., number:], modes.log_density, (rest + rest.mT) / 2)
     return mixture_of(bumps, log_weight, torch.zeros_like(one), one, prior_share)
+
+
+def infer_population(
+    problem: LeastSquares,
+    modes: Mode,
+    names: Sequence[str],
+    *,
+    seed: int,
+    num_draws: int,
+    num_adapt: int | None = None,
+    num_bumps: int = 12,
+) -> Population:
+    """Weighted draws and log marginals of B problems, from the modes that a search has found.
+
+    Directions are those of the highest mode; the mixture starts from the ``num_bumps`` modes with the largest integrals
+    after Laplace, is refitted three times, and drawn from.
+
+    Args:
+        problem: log densities of rows ``[S * B, P]``, with standard normal priors.
+        modes: ``[B, M]``.
+        names: of the B problems: with the seed they fix the random numbers.
+        seed: any integer.
+        num_draws: S.
+        num_adapt: draws in each round of refitting; default: a third of ``num_draws``.
+        num_bumps: bumps of the mixture.
+    """
+    order = modes.log_evidence.argsort(-1, descending=True)[:, :num_bumps]  # [B, bumps]
+    row = torch.arange(len(order), device=order.device)[:, None]
+    top = Mode(*(part[row, order] for part in modes))
+    height = top.log_evidence
+    with torch.no_grad():
+        ways = directions(problem, Mode(*(part[:, 0] for part in top)))
+        flat = torch.where(height > height[:, :1] - NEAR_BEST, height / FLATTER, -torch.inf)
+        mixture = loose_mixture(ways, top, flat, 0.3)
+        stream = Stream(seed, keys(names, order.device), num_draws)
+        number = max(num_draws // 3, 1) if num_adapt is None else num_adapt
+        mixture = adapt(ways, mixture, replace(stream, num_chains=number).child("adapt"), num_rounds=3, prior_share=0.1)
+        return draw_population(ways, mixture, stream.child("draw"))
 
 
 def draw_population(ways: Directions, proposal: LaplaceMixture, stream: Stream) -> Population:
