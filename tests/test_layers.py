@@ -100,7 +100,7 @@ ORDER: dict[str, Sequence[str]] = {
             "frames",
             "predictions",
         ],
-        *["laws", "selection", "marginals", "plots", "law_plots", "report"],
+        *["laws", "selection", "marginals", "paths", "plots", "law_plots", "report"],
     ],
     "fitting.py": [],
     "cross_fitting.py": [],
