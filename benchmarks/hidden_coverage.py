@@ -23,9 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pyro_nri.inference.noisy_chains import infer_noisy
 from pyro_nri.learning.checkpoint import load_checkpoint
-from pyro_nri.model.measurement import MeasurementNoise, StateMeasurement
-from pyro_nri.model.noisy import NoisyModel
-from pyro_nri.model.starts import ScaledStart
+from pyro_nri.model.noisy import with_measurement_noise
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.simulate import simulate
 
@@ -38,9 +36,9 @@ def study(noise: float, assumed: float, num_scenes: int, num_frames: int, *, num
     """Rows of the results for one setting."""
     started = time.perf_counter()
     checkpoint = load_checkpoint(ROOT / "data" / "models" / "springs5.pt")
-    learned = checkpoint.model
-    learned.requires_grad_(False)
-    learned.dynamics.num_substeps = NUM_SUBSTEPS
+    scale = torch.full((4,), assumed, dtype=torch.float64)
+    model = with_measurement_noise(checkpoint.model, scale, num_hidden=1)
+    model.dynamics.num_substeps = NUM_SUBSTEPS
     options = {"num_frames": num_frames, "seed": SEED}
     truth = simulate("springs", num_scenes, **options)
     recorded = simulate("springs", num_scenes, **options, measurement_noise=noise)
@@ -55,13 +53,6 @@ def study(noise: float, assumed: float, num_scenes: int, num_frames: int, *, num
     )
     inferred_type = torch.tensor(checkpoint.alignment).argsort()
     structure = inferred_type[truth.edge_type]
-    model = NoisyModel(
-        learned.dynamics,
-        learned.prior,
-        ScaledStart(learned.scaling, num_hidden=1),
-        MeasurementNoise(torch.full((4,), assumed, dtype=torch.float64)),
-        StateMeasurement(truth.state_names),
-    )
     found = infer_noisy(model, seen, structure, seed=0, num_chains=2, num_draws=num_draws, num_warmup=25, num_starts=3)
     with torch.no_grad():
         path = model.path(seen, structure, model.unpack(found.value.flatten(0, 1), NUM_SEEN))  # [C * S, B, T, 5, 4]
@@ -78,7 +69,7 @@ def study(noise: float, assumed: float, num_scenes: int, num_frames: int, *, num
             continue
         by_scene = holds[scenes][:, :, which].mean((1, 2, 3))
         width = (high - low)[scenes][:, :, which] / 2
-        squared = (error[scenes][:, :, which] / learned.score_scale).square()
+        squared = (error[scenes][:, :, which] / checkpoint.model.score_scale).square()
         rows.append(
             {
                 "measurement_noise": noise,

@@ -1,5 +1,7 @@
 """The Pyro program of scenes whose states are measured with noise, and its tensor twin."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -8,9 +10,11 @@ from torch import Tensor
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.rollout import rollout
-from pyro_nri.model.measurement import AbstractMeasurement, MeasurementNoise
+from pyro_nri.dynamics.scaling import Scaling
+from pyro_nri.model.measurement import AbstractMeasurement, MeasurementNoise, StateMeasurement
 from pyro_nri.model.priors import AbstractPrior
-from pyro_nri.model.starts import AbstractStart, Latents
+from pyro_nri.model.program import SceneModel
+from pyro_nri.model.starts import AbstractStart, Latents, ScaledStart
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -216,3 +220,28 @@ class NoisyModel(PyroModule):
             name: part.reshape(*value.shape[:-1], *shape)
             for (name, shape), part in zip(shapes.items(), parts, strict=True)
         }
+
+
+def with_measurement_noise(model: SceneModel, scale: Tensor, *, num_hidden: int = 0, learn: bool = False) -> NoisyModel:
+    """The noisy program of a trained model: ``observation="noisy"`` where it was trained with exact states.
+
+    Its dynamics and its prior of structures are copied and no longer learned; initial states are standard normal in the
+    model's scaled units, in which the training scenes lie between -1 and 1.
+
+    Args:
+        model: a trained model.
+        scale: standard deviation of the measurement of each of its D state variables, raw units, ``[D]``.
+        num_hidden: entities without data.
+        learn: whether ``scale`` is to be learned, or known.
+    """
+    dynamics, prior = copy.deepcopy(model.dynamics), copy.deepcopy(model.prior)
+    for part in (dynamics, prior):
+        part.requires_grad_(False)
+    scaling = Scaling(model.scaling.offset.double(), model.scaling.scale.double())
+    return NoisyModel(
+        dynamics,
+        prior,
+        ScaledStart(scaling, num_hidden=num_hidden),
+        MeasurementNoise(scale, learn=learn),
+        StateMeasurement(model.state_names),
+    )

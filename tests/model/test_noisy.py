@@ -13,12 +13,14 @@ from pyro_nri.dynamics.message_passing import MessagePassing
 from pyro_nri.dynamics.rollout import rollout
 from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.model.measurement import DirectionMeasurement, MeasurementNoise, StateMeasurement
-from pyro_nri.model.noisy import NoisyModel
+from pyro_nri.model.noisy import NoisyModel, with_measurement_noise
 from pyro_nri.model.orbits import MassPrior, OrbitPrior, OrbitStart
 from pyro_nri.model.priors import make_prior
+from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.model.starts import ScaledStart
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import simulate
 
 PLANE = ("x", "y", "vx", "vy")
 SPACE = ("x", "y", "z", "vx", "vy", "vz", "gm")
@@ -137,6 +139,25 @@ def test_program_draws_recordings_and_conditions():
     path = model.path(scenes, drawn["edge_type"].reshape(2, 1, -1).expand(2, 4, -1), latents)
     torch.testing.assert_close(drawn["trajectory"], path[..., :3, :].detach(), atol=1e-7, rtol=0)
     assert torch.equal(model(scenes), scenes.trajectory)
+
+
+def test_noisy_program_of_a_trained_model():
+    spec = ModelSpec(2, dynamics="pair-forces", boundary=3.0, num_substeps=2)
+    trained = build_model(spec, torch.Generator().manual_seed(0))
+    scenes = simulate("springs", 3, num_entities=4, num_frames=5, seed=0)
+    trained.fit_scaling(scenes)
+    model = with_measurement_noise(trained, torch.full((4,), 0.1), num_hidden=1)
+    assert not any(each.requires_grad for each in model.parameters())
+    assert all(each.requires_grad for each in trained.dynamics.parameters())
+    latents = {name: torch.zeros(1, 3, *shape).double() for name, shape in model.start.shapes(4).items()}
+    structure = torch.ones(3, 20, dtype=torch.long)
+    path = model.path(scenes, structure, latents)
+    torch.testing.assert_close(path[0, :, 0], trained.score_offset.double().expand(3, 5, 4))
+    first = torch.cat([scenes.trajectory[:, 0], scenes.trajectory[:, 0, :1] + 0.1], 1)
+    scaled = (first - trained.score_offset) / trained.score_scale
+    latents = {"initial_state": scaled[None, :, :4], "hidden_state": scaled[None, :, 4:]}
+    wanted = rollout(trained.dynamics, first, structure, 4).detach()
+    torch.testing.assert_close(model.path(scenes, structure, latents)[0, :, 1:], wanted)
 
 
 def test_noise_is_known_or_learned():
