@@ -138,8 +138,13 @@ class Directions:
         slope = torch.nan_to_num(slope.reshape(*value.shape[:2], *slope.shape[-2:]), 0.0, 0.0, 0.0)
         weight, uphill = self._uphill(value, slope, residual[0])
         own = torch.einsum("sbmf,sbm,sbmg->sbfg", slope, weight, slope) + torch.eye(number, dtype=value.dtype)
-        root = torch.linalg.cholesky(own)
-        return torch.cholesky_solve(uphill[..., None], root).squeeze(-1), root
+        root, failed = torch.linalg.cholesky_ex(own)
+        # Where bodies collide there is no slope: such a draw stays where it is, and its weight says what it is worth.
+        failed = (failed > 0) | ~root.isfinite().all(-1).all(-1)
+        shared = torch.linalg.cholesky(self.precision[:, :number, :number]).expand_as(root)
+        root = torch.where(failed[..., None, None], shared, root)
+        change = torch.cholesky_solve(uphill[..., None], root).squeeze(-1)
+        return torch.where(failed[..., None] | ~change.isfinite(), 0.0, change), root
 
     def _uphill(self, value: Tensor, slope: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weights of the residuals ``[S, B, M]``, gradient of the log density along the stiff directions."""
@@ -309,7 +314,8 @@ def refit(
         covariance = torch.einsum("sbm,sbmp,sbmq->bmpq", pull, apart, apart) / total.clamp(min=1e-300)[..., None, None]
         # A bump that few draws speak for leans on the spread of all.
         trust = (total / (total + 0.01))[..., None, None]
-        covariance = trust * covariance + (1 - trust) * spread[:, None] + 1e-6 * torch.eye(size, dtype=draws.dtype)
+        least = 1e-6 * torch.diag_embed(spread.diagonal(dim1=-2, dim2=-1))
+        covariance = trust * covariance + (1 - trust) * spread[:, None] + least[:, None]
         root = torch.linalg.cholesky(torch.linalg.inv(covariance))
         log_share = total.clamp(min=1e-4).log()
     bumps = Mode(centre, torch.zeros_like(log_share), root @ root.mT)

@@ -159,6 +159,25 @@ def test_adapting_raises_the_number_of_effective_draws():
     assert bool((after > before).all())
 
 
+def test_thin_in_every_direction():
+    """Where all directions are stiff, the one left to the mixture is as thin as it is."""
+    scale = torch.tensor([1e-5, 1e-4, 1e-3]).double()
+    problem = LeastSquares(
+        residuals=lambda value: 0.7 - value,
+        log_likelihood=lambda residual: torch.distributions.Normal(0.0, scale).log_prob(residual).sum(-1),
+        precision=lambda residual: scale.pow(-2).expand_as(residual),
+        prior_mean=torch.zeros(3).double(),
+        prior_scale=torch.ones(3).double(),
+        difference=1e-7,
+    )
+    mode = gauss_newton(problem, torch.zeros(1, 3).double())
+    modes = Mode(*(part[None] for part in mode))
+    integral = infer_population(problem, modes, ["one"], seed=0, num_draws=500).integral
+    exact = torch.distributions.Normal(0.0, (1 + scale.square()).sqrt()).log_prob(torch.tensor(0.7)).sum()
+    assert float(integral.effective) > 250
+    assert abs(float(integral.log_value - exact)) < 4 * float(integral.log_error)
+
+
 def test_other_priors_are_refused():
     problem = bent()
     wrong = LeastSquares(
