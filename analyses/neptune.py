@@ -124,7 +124,7 @@ def run_cell(cell: Row) -> tuple[Row, pd.DataFrame]:
     for column, values in draws.items():
         row |= dict(zip((f"{column}_low", column, f"{column}_high"), values.quantile([0.05, 0.5, 0.95]), strict=True))
     row |= {f"true_{column}": float(value) for column, value in truth.items()}
-    return row, pd.DataFrame([cell] * num_draws).join(draws)
+    return row, pd.DataFrame([cell] * num_draws).join(draws.round({"mass": 8} | dict.fromkeys(truth, 3)))
 
 
 def draw(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
@@ -135,9 +135,9 @@ def draw(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     for colour, (name, some) in zip(COLOURS, draws.groupby("mass_prior", sort=False), strict=False):
         sky.scatter(some["longitude"], some["latitude"], s=4, alpha=0.5, color=colour, label=name, linewidths=0)
     truth = real.iloc[0]
-    sky.plot(truth.true_longitude, truth.true_latitude, "+", color="black", ms=16, mew=2, label="DE405")
+    sky.plot(truth.true_longitude, truth.true_latitude, "+", color="black", ms=12, mew=2, label="DE405")
     sky.set(xlabel="longitude, degrees", ylabel="latitude, degrees", title="The unseen body at the last frame")
-    sky.legend(fontsize=8, markerscale=2)
+    sky.legend(fontsize=8)
     error = (real["longitude"] - real["longitude_low"], real["longitude_high"] - real["longitude"])
     bars.errorbar(real["longitude"], range(len(real)), xerr=error, fmt="o", color="0.3", capsize=3)
     bars.axvline(truth.true_longitude, color="black", lw=1)
