@@ -13,7 +13,7 @@ Rows: each mass prior; noise of 0.3 and 0.1, as the mean of ten or a hundred nig
 skies simulated without an unseen body.
 
 Out, beside this file or in ``--out``: neptune.csv, neptune_draws.csv, neptune.png. Finished rows are kept; ``--smoke``
-runs a short recording with few draws. Twenty minutes on one core.
+runs a short recording with few draws. Half an hour on one core.
 """
 
 import argparse
