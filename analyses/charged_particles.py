@@ -41,8 +41,8 @@ from pyro_nri.fitting import fit
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.model.spec import ModelSpec
+from pyro_nri.posterior.figures import COLOURS
 from pyro_nri.posterior.frames import read_frame, write_frame
-from pyro_nri.posterior.plots import COLOURS
 from pyro_nri.posterior.scores import score_edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.simulate import simulate

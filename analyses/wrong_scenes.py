@@ -33,8 +33,8 @@ from pyro_nri.fitting import fit
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.align import apply_alignment
+from pyro_nri.posterior.figures import COLOURS, INK
 from pyro_nri.posterior.frames import read_frame, write_frame
-from pyro_nri.posterior.plots import COLOURS, INK
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes

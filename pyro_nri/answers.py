@@ -1,28 +1,36 @@
 """The commands that read a posterior or a model and say what is in it: paths, scores, tables, laws."""
 
 import argparse
+import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import xarray as xr
 
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.learning.checkpoint import Checkpoint, load_checkpoint
 from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.diagnostics import diagnostics_frame
 from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
+from pyro_nri.posterior.hidden_frames import hidden_frame, num_hidden_frame
+from pyro_nri.posterior.inclusion import bayes_factors_frame
 from pyro_nri.posterior.law_plots import write_law_plot
 from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
-from pyro_nri.posterior.predictions import check_recordings
+from pyro_nri.posterior.parts import select_scenes
+from pyro_nri.posterior.predictions import check_recordings, predictions_frame
 from pyro_nri.posterior.predictions import predict as predict_paths
-from pyro_nri.posterior.scores import rollout_errors, rollout_scores
+from pyro_nri.posterior.report import write_report
+from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
 from pyro_nri.posterior.scores import score as score_posterior
-from pyro_nri.posterior.storage import read_posterior
+from pyro_nri.posterior.storage import open_posterior, read_posterior
+from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
 
@@ -35,13 +43,17 @@ def note(text: str) -> None:
     print(f"pyro-nri: {text}", file=sys.stderr)
 
 
-def _read_posterior(path: str) -> xr.DataTree:
-    tree = read_posterior(path)
+def _read_posterior(path: str, scenes: Sequence[str] | None = None) -> xr.DataTree:
+    tree = read_posterior(path, scenes)
+    _check_draws(path, tree)
+    return tree
+
+
+def _check_draws(path: str, tree: xr.DataTree) -> None:
     if not tree["posterior"].sizes["draw"]:
         raise ValueError(f"{path!r} holds no draw yet, its run was interrupted before; go on with infer --resume")
     if not tree.attrs["complete"]:
         note(f"{path!r} is of a run that was interrupted and holds only part of its draws")
-    return tree
 
 
 def _load_model_of(tree: xr.DataTree, arguments: argparse.Namespace) -> Checkpoint:
@@ -53,14 +65,27 @@ def _load_model_of(tree: xr.DataTree, arguments: argparse.Namespace) -> Checkpoi
 
 
 def predict(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
-    """Predicted paths as NetCDF."""
+    """Predicted paths as NetCDF or as a table."""
+    if (suffix := Path(arguments.out).suffix) not in (".nc", ".csv", ".parquet"):
+        raise ValueError(f"--out must end in .nc, .csv or .parquet, found {arguments.out!r}")
     scenes = read(arguments, arguments.scenes)
     tree = _read_posterior(arguments.posterior)
     checkpoint = _load_model_of(tree, arguments)
     check_recordings(tree, scenes)
-    paths = predict_paths(checkpoint.model, tree, scenes, start=arguments.start, num_steps=arguments.num_steps)
-    with written_beside(arguments.out) as beside:
-        paths.assign_attrs(command=arguments.command_line).to_netcdf(beside, engine="h5netcdf")
+    paths = predict_paths(
+        checkpoint.model,
+        tree,
+        scenes,
+        start=arguments.start,
+        num_steps=arguments.num_steps,
+        num_structures=arguments.num_structures,
+        interval=arguments.interval,
+    )
+    if suffix == ".nc":
+        with written_beside(arguments.out) as beside:
+            paths.assign_attrs(command=arguments.command_line).to_netcdf(beside, engine="h5netcdf")
+    else:
+        write_frame(predictions_frame(paths), arguments.out)
     return {"recordings": paths.sizes["recording"], "frames": paths.sizes["frame"], "wrote": arguments.out}
 
 
@@ -103,13 +128,54 @@ def _prediction_scores(
 
 
 def export(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Edges, structures and diagnostics as tables."""
-    tree, written = _read_posterior(arguments.posterior), []
-    for name, frame in (("edges", edges_frame), ("structures", structures_frame), ("diagnostics", diagnostics_frame)):
-        path = Path(arguments.out) / f"{name}.{arguments.format}"
-        write_frame(frame(tree), path)
-        written.append(str(path))
+    """Edges, structures, what is left in doubt and diagnostics as tables; draws are read part by part."""
+    checkpoint, written = None, []
+    with open_posterior(arguments.posterior) as opened:
+        tree = opened if arguments.scenes is None else select_scenes(opened, arguments.scenes)
+        _check_draws(arguments.posterior, tree)
+        if arguments.model is not None:
+            checkpoint = _load_model_of(tree, arguments)
+        frames: dict[str, Callable[[], pd.DataFrame]] = {
+            "edges": lambda: edges_frame(tree, wide=arguments.wide),
+            "structures": lambda: structures_frame(tree, arguments.num_top),
+            "uncertainty": lambda: uncertainty_frame(tree),
+            "diagnostics": lambda: diagnostics_frame(tree),
+        }
+        if "type_prior" in group(tree, "constant_data"):
+            frames["bayes_factors"] = lambda: bayes_factors_frame(tree)
+        if "hidden_posterior" in tree.children:
+            frames |= {"hidden": lambda: hidden_frame(tree), "num_hidden": lambda: num_hidden_frame(tree)}
+        if checkpoint is not None and isinstance(checkpoint.model.dynamics, PairForces):
+            frames["laws"] = functools.partial(laws_frame, checkpoint)
+        for name, frame in frames.items():
+            path = Path(arguments.out) / f"{name}.{arguments.format}"
+            write_frame(frame(), path)
+            written.append(str(path))
     return {"wrote": written}
+
+
+def report(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
+    """One web page about a posterior."""
+    tree = _read_posterior(arguments.posterior)
+    checkpoint = None if arguments.model is None else _load_model_of(tree, arguments)
+    truth = None if arguments.truth is None else read(arguments, arguments.truth)
+    if truth is not None:
+        check_recordings(tree, truth)
+    verdict = write_report(
+        tree,
+        arguments.out,
+        checkpoint=checkpoint,
+        truth=truth,
+        scenes=arguments.scenes,
+        commands=[arguments.command_line],
+        **({} if arguments.title is None else {"title": arguments.title}),
+    )
+    return {
+        "verdict": verdict.sentence,
+        "trusted": verdict.status == "trust",
+        "reasons": list(verdict.reasons),
+        "wrote": arguments.out,
+    }
 
 
 def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -132,6 +198,8 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, worst in (("r_hat_max", "max"), ("max_deviation", "max"), ("ess_min", "min"), ("graph_ess_min", "min")):
         value = float(table[name].agg(worst))
         result[name] = None if math.isnan(value) else value
+    if (nothing := explains_nothing(tree)) is not None:
+        result["structure"] = nothing
     if arguments.out is not None:
         write_frame(table, arguments.out)
         result["wrote"] = arguments.out

@@ -1,15 +1,24 @@
 """The command ``pyro-nri``: arguments in, one plain sentence out when they do not fit."""
 
 import argparse
-import math
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TextIO, cast
+from collections.abc import Sequence
+from typing import NoReturn, TextIO
 
+from pyro_nri.arguments import (
+    COUNT,
+    MAX_EDGE_TYPES,
+    POSITIVE,
+    boundary,
+    frame_range,
+    number,
+    output_file,
+    reading_arguments,
+    scene_arguments,
+)
 from pyro_nri.results import as_json, in_words
 
 EXIT_BAD_INPUT = 2
@@ -20,65 +29,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One sentence instead of the whole usage."""
         self.exit(EXIT_BAD_INPUT, f"pyro-nri: {message}\n")
-
-
-def frame_range(text: str) -> tuple[int | None, int | None]:
-    """Read ``A:B``, half-open; either side may be empty.
-
-    >>> frame_range("0:49"), frame_range("49:")
-    ((0, 49), (49, None))
-    """
-    parts = text.split(":")
-    try:
-        start, stop = (int(part) if part else None for part in parts)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be A:B with whole numbers, found {text!r}") from None
-    return start, stop
-
-
-def output_file(text: str) -> str:
-    """A file name that can be written to: better found out before the work than after it."""
-    path = Path(text)
-    try:
-        if not path.name or path.is_dir():
-            raise argparse.ArgumentTypeError(f"must be the name of a file, {text!r} is a folder")
-        above = next(folder for folder in path.absolute().parents if folder.exists())
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {error.strerror}") from None
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be written: {str(above)!r} is no folder to write to")
-    return text
-
-
-def _number(
-    kind: Callable[[str], Any], lowest: float, highest: float = math.inf, *, open_low: bool = False
-) -> Callable[[str], Any]:
-    """An argument type with bounds; infinity and nan are no numbers."""
-    wanted = f"{'a whole number' if kind is int else 'a number'} {'above' if open_low else 'of at least'} {lowest:g}"
-    if highest < math.inf:
-        wanted += f" and at most {highest:g}"
-
-    def read(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be {wanted}, found {text!r}") from None
-        if not lowest <= value <= highest or value == math.inf or (open_low and value == lowest):
-            raise argparse.ArgumentTypeError(f"must be {wanted}, found {text}")
-        return value
-
-    return read
-
-
-def _boundary(text: str) -> str | float:
-    if text in ("estimate", "none"):
-        return text
-    return cast(float, _number(float, 0, open_low=True)(text))
-
-
-_COUNT = _number(int, 1)
-_POSITIVE = _number(float, 0, open_low=True)
-_MAX_EDGE_TYPES = 127  # files hold types in one byte
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,28 +45,31 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
         sub.add_argument("--quiet", action="store_true", help="no progress bars")
         sub.add_argument(
-            "--num-threads", type=_COUNT, default=1, help="threads of one operation; 1 is best for small scenes"
+            "--num-threads", type=COUNT, default=1, help="threads of one operation; 1 is best for small scenes"
         )
         return sub
 
     sub = command("simulate", "simulate scenes after the protocol of NRI, with the truth")
     sub.add_argument("system", choices=["springs", "charged", "kuramoto"])
-    sub.add_argument("--num-scenes", type=_COUNT, required=True)
-    sub.add_argument("--num-entities", type=_number(int, 2), default=5)
-    sub.add_argument("--num-frames", type=_number(int, 2), default=49)
+    sub.add_argument("--num-scenes", type=COUNT, required=True)
+    sub.add_argument("--num-entities", type=number(int, 2), default=5)
+    sub.add_argument("--num-frames", type=number(int, 2), default=49)
     sub.add_argument(
         "--frame-spacing",
-        type=_COUNT,
+        type=COUNT,
         metavar="SUBSTEPS",
         help="simulation sub-steps between two frames (default: 100 of 0.001 for particles, 10 of 0.01 for kuramoto)",
     )
-    sub.add_argument("--measurement-noise", type=_number(float, 0), default=0.0, metavar="SD", help="raw units")
-    sub.add_argument("--seed", type=_number(int, 0), required=True)
+    sub.add_argument("--measurement-noise", type=number(float, 0), default=0.0, metavar="SD", help="raw units")
+    sub.add_argument("--link-probability", type=number(float, 0, 1), metavar="P", help="not for charged")
+    sub.add_argument("--asymmetric", action="store_true", help="both edges of a pair have types of their own")
+    sub.add_argument("--first-scene", type=number(int, 0), default=0, metavar="B", help="number of the first scene")
+    sub.add_argument("--seed", type=number(int, 0), required=True)
     sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
 
     sub = command("train", "learn modules from scenes without knowing their structures (BounceGrad)")
-    _scene_arguments(sub)
-    sub.add_argument("--num-edge-types", type=_number(int, 1, _MAX_EDGE_TYPES), required=True, metavar="K")
+    scene_arguments(sub)
+    sub.add_argument("--num-edge-types", type=number(int, 1, MAX_EDGE_TYPES), required=True, metavar="K")
     sub.add_argument(
         "--dynamics",
         choices=["message-passing", "pair-forces"],
@@ -131,13 +84,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--boundary",
-        type=_boundary,
+        type=boundary,
         default="estimate",
         metavar="{estimate,none,DISTANCE}",
         help="pair forces: walls that entities bounce off",
     )
     sub.add_argument(
-        "--num-substeps", type=_COUNT, default=20, help="pair forces: sub-steps of the integrator in a frame"
+        "--num-substeps", type=COUNT, default=20, help="pair forces: sub-steps of the integrator in a frame"
     )
     sub.add_argument("--no-interaction", action="store_true", help="type 0 means no interaction and sends no message")
     sub.add_argument("--preset", choices=["small", "paper"], default="small", help="size of the networks")
@@ -145,35 +98,35 @@ def build_parser() -> argparse.ArgumentParser:
         "--inner", choices=["auto", "exact", "annealing"], default="auto", help="how structures are searched"
     )
     sub.add_argument(
-        "--horizon", type=_COUNT, default=1, metavar="H", help="frames between two restarts; the paper has 10"
+        "--horizon", type=COUNT, default=1, metavar="H", help="frames between two restarts; the paper has 10"
     )
     sub.add_argument("--edges", choices=["infer", "given", "full"], default="infer")
     sub.add_argument("--search-frames", type=frame_range, metavar="A:B", help="frames on which structures are searched")
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to train on, half-open")
-    sub.add_argument("--batch-size", type=_COUNT, default=16)
+    sub.add_argument("--batch-size", type=COUNT, default=16)
     sub.add_argument(
         "--cross-fit",
-        type=_number(int, 2),
+        type=number(int, 2),
         metavar="F",
         help="deal the scenes to F folds and learn a model for each from the others: infer then uses for every scene "
         "only models that did not see it",
     )
     sub.add_argument(
         "--num-models",
-        type=_COUNT,
+        type=COUNT,
         default=1,
         metavar="M",
         help="learn M models (with --cross-fit for each fold) from resampled scenes; infer mixes their posteriors",
     )
-    sub.add_argument("--learning-rate", type=_POSITIVE, help="default: 0.003, for pair forces 0.005")
+    sub.add_argument("--learning-rate", type=POSITIVE, help="default: 0.003, for pair forces 0.005")
     length = sub.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=_POSITIVE, metavar="M", help="train by the clock")
+    length.add_argument("--minutes", type=POSITIVE, metavar="M", help="train by the clock")
     length.add_argument(
-        "--num-steps", type=_COUNT, default=None, help="train by gradient steps (default 600, for pair forces 200)"
+        "--num-steps", type=COUNT, default=None, help="train by gradient steps (default 600, for pair forces 200)"
     )
     sub.add_argument(
         "--distill-steps",
-        type=_number(int, 0),
+        type=number(int, 0),
         default=0,
         metavar="N",
         help="then distil the neural proposal on posterior draws: edges into an entity are proposed jointly",
@@ -182,11 +135,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on from what an interrupted run of the same command kept"
     )
     sub.add_argument("--device", default="cpu")
-    sub.add_argument("--seed", type=_number(int, 0), required=True)
+    sub.add_argument("--seed", type=number(int, 0), required=True)
     sub.add_argument("--out", type=output_file, required=True, help="model file")
 
     sub = command("infer", "posterior over the structures of scenes, given a trained model")
-    _scene_arguments(sub)
+    scene_arguments(sub)
     sub.add_argument("--model", required=True)
     sub.add_argument("--method", choices=["auto", "exact", "mcmc"], default="auto")
     sub.add_argument(
@@ -202,41 +155,64 @@ def build_parser() -> argparse.ArgumentParser:
         help="pair forces: the composite likelihood of impulses (default), or the density of the integrated motion",
     )
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to infer from, half-open")
-    sub.add_argument("--num-chains", type=_COUNT, default=4)
-    sub.add_argument("--num-draws", type=_COUNT, default=500)
-    sub.add_argument("--num-warmup", type=_number(int, 0), default=500)
-    sub.add_argument("--num-replicas", type=_COUNT, default=1, help="of each chain, for parallel tempering")
-    sub.add_argument("--thin", type=_COUNT, default=1)
+    sub.add_argument(
+        "--num-hidden",
+        choices=["0", "1", "2", "auto"],
+        default="0",
+        help="entities without data, for pair forces; auto: 0, 1 or 2, equally probable before the data",
+    )
+    sub.add_argument("--num-chains", type=COUNT, default=4)
+    sub.add_argument("--num-draws", type=COUNT, default=500)
+    sub.add_argument("--num-warmup", type=number(int, 0), default=500)
+    sub.add_argument("--num-replicas", type=COUNT, default=1, help="of each chain, for parallel tempering")
+    sub.add_argument("--thin", type=COUNT, default=1)
     sub.add_argument("--resume", action="store_true", help="go on with the chains of an interrupted run")
     sub.add_argument("--device", default="cpu")
-    sub.add_argument("--seed", type=_number(int, 0), required=True)
+    sub.add_argument("--seed", type=number(int, 0), required=True)
     sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
 
     sub = command("predict", "roll the motion forward under drawn structures")
-    _scene_arguments(sub)
+    scene_arguments(sub)
     sub.add_argument("--model", required=True)
     sub.add_argument("--posterior", required=True)
-    sub.add_argument("--start", type=_number(int, 0), required=True, help="observed frame to start from")
-    sub.add_argument("--num-steps", type=_COUNT, default=20)
-    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
+    sub.add_argument("--start", type=number(int, 0), required=True, help="observed frame to start from")
+    sub.add_argument("--num-steps", type=COUNT, default=20)
+    sub.add_argument("--num-structures", type=COUNT, default=20, help="drawn structures that are rolled out")
+    sub.add_argument(
+        "--interval", type=number(float, 0, 1, open_low=True), default=0.9, help="probability of the interval"
+    )
+    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file, or table (.csv, .parquet)")
 
     sub = command("score", "compare a posterior with the truth")
     sub.add_argument("posterior")
     sub.add_argument("--truth", required=True, metavar="SCENES", help="scenes with known structures")
-    _reading_arguments(sub)
+    reading_arguments(sub)
     sub.add_argument("--model", help="model file, for prediction errors")
     sub.add_argument(
-        "--frames-after", type=_number(int, 0), default=49, metavar="T", help="rollouts start from this frame"
+        "--frames-after", type=number(int, 0), default=49, metavar="T", help="rollouts start from this frame"
     )
 
     sub = command("export", "write the posterior as tables")
     sub.add_argument("posterior")
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--format", choices=["csv", "parquet"], default="csv")
+    sub.add_argument("--scenes", nargs="+", metavar="NAME", help="only these scenes")
+    sub.add_argument("--wide", action="store_true", help="edges.csv: a row for each edge, a column for each type")
+    sub.add_argument("--num-top", type=COUNT, default=10, metavar="N", help="structures of a scene at most")
+    sub.add_argument("--model", help="model file, for its laws")
 
     sub = command("diagnose", "say whether to trust a posterior, and what to do if not")
     sub.add_argument("posterior")
     sub.add_argument("--out", type=output_file, help="table of the scenes, .csv or .parquet")
+
+    sub = command("report", "one web page: what was asked and found, and whether to trust it")
+    sub.add_argument("posterior")
+    sub.add_argument("--out", type=output_file, required=True, help="HTML file")
+    sub.add_argument("--model", help="model file, for laws and predictions")
+    sub.add_argument("--truth", metavar="SCENES", help="scenes with known structures, or with later frames")
+    reading_arguments(sub)
+    sub.add_argument("--scenes", nargs="+", metavar="NAME", help="scenes to draw (default: those most in doubt)")
+    sub.add_argument("--title", help="of the page")
 
     sub = command("laws", "write the learned force laws as a table, and draw them")
     sub.add_argument("model", help="model file with pair forces")
@@ -244,22 +220,40 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--plot", type=output_file, help="picture, for example laws.png")
     sub.add_argument("--truth", choices=["springs", "charged", "kuramoto"], help="simulated system whose laws to draw")
 
+    sub = command("compare", "differences in structure between groups of scenes, or two posteriors of the same scenes")
+    sub.add_argument(
+        "posteriors", nargs="+", metavar="POSTERIOR", help="two posteriors, or one to be split by a column"
+    )
+    sub.add_argument("--mode", choices=["groups", "same-scenes"], default="groups")
+    text = (
+        "known of each scene, makes the groups in place of the files; numbers of more than two values are a covariate"
+    )
+    sub.add_argument("--by", metavar="COLUMN", help=text)
+    sub.add_argument("--table", help="where the column is: .csv or .parquet with a column scene")
+    sub.add_argument("--names", nargs=2, metavar="NAME", help="of the two posteriors (default: the files' names)")
+    names = ["density", "degree", "reciprocity", "dispersion", "motifs", "triads", "edges"]
+    sub.add_argument("--quantities", nargs="+", choices=names, help="default: all but triads and edges")
+    sub.add_argument("--level", type=number(float, 0.5, 0.999), default=0.95, help="of the intervals")
+    sub.add_argument("--num-permutations", type=COUNT, default=2000)
+    sub.add_argument("--seed", type=number(int, 0), default=0)
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
+
     sub = command("compare-models", "held-out scores of models that may differ in anything, one table")
     sub.add_argument("models", nargs="+", metavar="MODEL", help="model files; an ensemble counts as fits of one model")
-    _scene_arguments(sub, "--scenes", required=True)
-    sub.add_argument("--num-search-frames", type=_COUNT, metavar="T", help="first frames to infer from (default: half)")
+    scene_arguments(sub, "--scenes", required=True)
+    sub.add_argument("--num-search-frames", type=COUNT, metavar="T", help="first frames to infer from (default: half)")
     sub.add_argument(
         "--likelihood",
         choices=["forward", "impulse"],
         default="forward",
         help="of the later frames; impulse is refused",
     )
-    sub.add_argument("--seed", type=_number(int, 0), default=0)
+    sub.add_argument("--seed", type=number(int, 0), default=0)
     sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
 
     sub = command("compare-priors", "exact log marginals of priors of structures under one model, one table")
     sub.add_argument("model", metavar="MODEL")
-    _scene_arguments(sub, "--scenes", required=True)
+    scene_arguments(sub, "--scenes", required=True)
     names = ["independent", "symmetric", "charges", "sparse"]
     sub.add_argument("--priors", nargs="+", choices=names, default=names)
     sub.add_argument(
@@ -271,45 +265,6 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("demo", "the main job on the springs scenes that come with the project")
     sub.add_argument("--out", default="demo_output", metavar="DIR")
     return parser
-
-
-def _scene_arguments(parser: argparse.ArgumentParser, name: str = "scenes", **options: Any) -> None:
-    source = "NetCDF file, folder of NRI arrays, or long CSV/parquet table"
-    parser.add_argument(name, metavar="SCENES", help=source, **options)
-    _reading_arguments(parser)
-    parser.add_argument(
-        "--share-structure",
-        default=None,
-        metavar="{none,all,COLUMN}",
-        help="which scenes share one structure: none (default), all, or those alike in a column of the table",
-    )
-
-
-def _reading_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split", choices=["train", "valid", "test"], help="part of a folder of NRI arrays")
-    parser.add_argument("--system", help="name in the file names of NRI arrays, for example springs5")
-    parser.add_argument(
-        "--rows", choices=["receiver", "sender"], default="receiver", help="what a row of NRI's edges means"
-    )
-    parser.add_argument(
-        "--scene", default="scene", metavar="COLUMN", help="column of a table; none: all rows are one scene"
-    )
-    parser.add_argument("--entity", default="entity", metavar="COLUMN")
-    parser.add_argument("--time", default="time", metavar="COLUMN")
-    parser.add_argument("--kind", metavar="COLUMN", help="column with the known kind of the entity, numbered from 0")
-    parser.add_argument(
-        "--state", default="x,y,vx,vy", metavar="COLUMNS", help="state columns of a table, with commas between"
-    )
-    parser.add_argument(
-        "--missing", choices=["error", "mask"], default="error", help="what an empty state in a table means"
-    )
-    parser.add_argument(
-        "--velocities",
-        choices=["observed", "finite-differences"],
-        default="observed",
-        help="finite-differences: make velocities of positions that come without",
-    )
-    parser.add_argument("--time-step", type=_POSITIVE, metavar="DT", help="time between two frames of a table or array")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

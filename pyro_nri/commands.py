@@ -19,6 +19,7 @@ from pyro_nri.cross_fitting import cross_fit, fit_ensemble
 from pyro_nri.demo import run_demo
 from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
+from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.inference.run import infer as run_infer
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_model, save_checkpoint
@@ -74,6 +75,9 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
         num_frames=arguments.num_frames,
         frame_spacing=arguments.frame_spacing,
         measurement_noise=arguments.measurement_noise,
+        link_probability=arguments.link_probability,
+        symmetric=not arguments.asymmetric,
+        first_scene=arguments.first_scene,
         seed=arguments.seed,
         progress=not arguments.quiet,
     )
@@ -218,6 +222,7 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         "thin": arguments.thin,
         "proposal": arguments.proposal,
         "likelihood": arguments.likelihood,
+        "num_hidden": arguments.num_hidden,
     }
     resume = _resumed(arguments, scenes, attributes) if arguments.resume else None
     checkpoint.to(_device(arguments.device))
@@ -231,8 +236,9 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def write(draws: Draws) -> xr.DataTree:
         draws = replace(draws, attributes={})
+        done = scenes if len(draws.group_names) == scenes.num_groups else scenes[: len(draws.group_names)]
         tree = to_datatree(
-            draws, scenes, attributes=attributes, type_alignment=checkpoint.alignment, first_frame=first_frame
+            draws, done, attributes=attributes, type_alignment=checkpoint.alignment, first_frame=first_frame
         )
         if isinstance(checkpoint, Ensemble):
             tree.attrs |= {"conditioning": CONDITIONING, "num_models": len(checkpoint.members)}
@@ -258,7 +264,9 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed",
     )
     choices = {name: getattr(arguments, name) for name in names} | {"show_progress": not arguments.quiet}
-    if isinstance(checkpoint, Ensemble):
+    if arguments.num_hidden != "0":
+        draws = _infer_hidden(arguments, checkpoint, scenes, resume, on_segment)
+    elif isinstance(checkpoint, Ensemble):
         draws = infer_ensemble(checkpoint, scenes, fingerprints=recordings.fingerprints, resume=resume, **choices)
     else:
         draws = run_infer(
@@ -266,8 +274,11 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         )
     tree = write(draws)
     if not draws.complete:
+        done = f"{draws.edge_type.shape[1]} of {arguments.num_draws} draws"
+        if draws.hidden is not None:
+            done = f"{len(draws.group_names)} of {scenes.num_groups} scenes"
         raise Interrupted(
-            f"interrupted after {draws.edge_type.shape[1]} of {arguments.num_draws} draws, kept in {arguments.out} and "
+            f"interrupted after {done}, kept in {arguments.out} and "
             f"marked incomplete; go on with the same command and --resume"
         )
     summary = summarize(tree)
@@ -275,10 +286,42 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     mixing = ("num_moving", "num_disagreeing", "r_hat_max", "ess_min")
     return {
         **{name: summary[name] for name in (*size, *mixing)},
+        **_numbers_found(draws),
         "seconds": round(time.monotonic() - started, 1),
         "problems": summary["problems"],
         "wrote": arguments.out,
     }
+
+
+def _numbers_found(draws: Draws) -> dict[str, Any]:
+    """Of scenes with hidden entities: how many were found in how many scenes."""
+    if draws.hidden is None:
+        return {}
+    found = draws.hidden.num_hidden.tolist()
+    return {"num_hidden": [f"{number} in {found.count(number)} scenes" for number in draws.hidden.numbers]}
+
+
+def _infer_hidden(
+    arguments: argparse.Namespace,
+    checkpoint: Checkpoint | Ensemble,
+    scenes: Scenes,
+    resume: Draws | None,
+    on_chunk: Callable[[Draws], None],
+) -> Draws:
+    if isinstance(checkpoint, Ensemble):
+        raise ValueError("--num-hidden needs a single model, found an ensemble: give one of its models")
+    return infer_hidden(
+        checkpoint.model,
+        scenes,
+        arguments.num_hidden if arguments.num_hidden == "auto" else int(arguments.num_hidden),
+        num_chains=arguments.num_chains,
+        num_draws=arguments.num_draws,
+        num_warmup=arguments.num_warmup,
+        seed=arguments.seed,
+        resume=resume,
+        on_chunk=on_chunk,
+        show_progress=not arguments.quiet,
+    )
 
 
 def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str, Any]) -> Draws:
@@ -289,13 +332,15 @@ def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str
     draws = to_draws(tree)
     if draws.complete and draws.edge_type.shape[1] >= arguments.num_draws:
         raise ValueError(f"{arguments.out!r} is complete, there is nothing to resume")
-    for name in ("model_fingerprint", "num_warmup", "thin", "proposal", "likelihood"):
-        if (kept := tree.attrs.get(name, "auto" if name == "likelihood" else None)) != attributes[name]:
+    defaults = {"likelihood": "auto", "num_hidden": "0"}
+    for name in ("model_fingerprint", "num_warmup", "thin", "proposal", "likelihood", "num_hidden"):
+        if (before := tree.attrs.get(name, defaults.get(name))) != attributes[name]:
             raise ValueError(
-                f"{arguments.out!r} was made with {name.replace('_', ' ')} {kept}, not {attributes[name]}; give the "
+                f"{arguments.out!r} was made with {name.replace('_', ' ')} {before}, not {attributes[name]}; give the "
                 f"same arguments to resume"
             )
-    if not torch.equal(scenes_of(tree).trajectory, scenes.trajectory):
+    kept = scenes_of(tree).trajectory[:, :, : scenes.num_entities]
+    if not torch.equal(kept, scenes.trajectory[: len(kept)]):
         raise ValueError(f"{arguments.out!r} was made with other scenes or frames; give the same to resume")
     return draws
 
@@ -310,6 +355,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     run.__name__: run for run in (simulate, train, infer, answers.export, answers.diagnose, answers.laws, demo)
 }
 COMMANDS["predict"] = functools.partial(answers.predict, read=_read)
+COMMANDS["report"] = functools.partial(answers.report, read=_read)
 COMMANDS["score"] = functools.partial(answers.score, read=_read)
+COMMANDS["compare"] = comparisons.structures
 COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
 COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

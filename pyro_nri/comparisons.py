@@ -1,19 +1,56 @@
-"""The commands that compare: models by held-out scores, priors by log marginals."""
+"""The commands that compare: structures of groups of scenes, models by held-out scores, priors by log marginals."""
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pyro_nri.learning.checkpoint import load_checkpoint, load_model
-from pyro_nri.posterior.frames import write_frame
+from pyro_nri.posterior.comparison import comparison_frame
+from pyro_nri.posterior.frames import read_frame, write_frame
 from pyro_nri.posterior.marginals import compare_priors
 from pyro_nri.posterior.selection import compare_models
+from pyro_nri.posterior.storage import read_posterior
 from pyro_nri.scenes.scenes import Scenes
 
 # Reads scenes from a source, as the other arguments say.
 Read = Callable[[argparse.Namespace, str], Scenes]
+
+
+def structures(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Differences in structure as a table, and those that are more than chance."""
+    if len(arguments.posteriors) > 2:
+        raise ValueError(f"compare takes one or two posteriors, found {len(arguments.posteriors)}")
+    trees = [read_posterior(path) for path in arguments.posteriors]
+    names = tuple(arguments.names) if arguments.names else tuple(Path(path).stem for path in arguments.posteriors)
+    if len(trees) == 2 and names[0] == names[1]:
+        raise ValueError(f"both posteriors are called {names[0]!r}; give --names")
+    options: dict[str, Any] = {"level": arguments.level, "num_permutations": arguments.num_permutations}
+    if arguments.quantities is not None:
+        if arguments.mode == "same-scenes":
+            raise ValueError("--quantities goes with --mode groups")
+        options["quantities"] = arguments.quantities
+    frame = comparison_frame(
+        trees[0],
+        trees[1] if len(trees) == 2 else None,
+        mode=arguments.mode,
+        by=arguments.by,
+        table=None if arguments.table is None else read_frame(arguments.table),
+        names=(names[0], names[-1]),
+        seed=arguments.seed,
+        **options,
+    )
+    write_frame(frame, arguments.out)
+    found = frame[frame["p_adjusted"] < 1 - arguments.level] if arguments.mode == "groups" else frame
+    lines = []
+    for row in found.to_dict("records"):
+        kind = "" if row["type"] < 0 else f" of type {row['type']}"
+        pair = f"{row['group_a']} against {row['group_b']}" if row["group_b"] else f"on {row['group_a']}"
+        lines.append(f"{row['quantity']}{kind}, {pair}: {row['effect']:.3g} [{row['low']:.3g}, {row['high']:.3g}]")
+    title = "more than chance" if arguments.mode == "groups" else "differences"
+    return {"rows": len(frame), title: lines, "table": frame.to_dict("list"), "wrote": arguments.out}
 
 
 def models(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -17,6 +18,7 @@ from pyro_nri.posterior.convert import to_datatree
 from pyro_nri.posterior.diagnostics import diagnostics_frame, summarize
 from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
 from pyro_nri.posterior.plots import plot_structures
+from pyro_nri.posterior.report import write_report
 from pyro_nri.posterior.scores import score
 from pyro_nri.posterior.storage import write_posterior
 from pyro_nri.scenes.files import written_beside
@@ -72,7 +74,7 @@ def run_demo(out: str | Path, *, show_progress: bool = True, say: Callable[[str]
         result[f"{num_frames}_frames"] = figures
         say(_lines(figures))
     result["seconds_of_inference"] = round(time.monotonic() - started, 1)
-    result["wrote"] = [str(folder / "model.pt"), *_write(trees, checkpoint, folder)]
+    result["wrote"] = [str(folder / "model.pt"), *_write(trees, checkpoint, test, folder)]
     say("")
     return result
 
@@ -128,14 +130,20 @@ def _lines(figures: dict[str, Any]) -> str:
     )
 
 
-def _write(trees: list[xr.DataTree], checkpoint: Checkpoint, folder: Path) -> list[str]:
+def _write(trees: list[xr.DataTree], checkpoint: Checkpoint, test: Scenes, folder: Path) -> list[str]:
     write_posterior(trees[0], folder / "posterior.nc")
-    frames = {"edges": edges_frame, "structures": structures_frame, "diagnostics": diagnostics_frame}
+    frames: dict[str, Callable[[xr.DataTree], pd.DataFrame]] = {
+        "edges": edges_frame,
+        "structures": structures_frame,
+        "diagnostics": diagnostics_frame,
+    }
     for name, frame in frames.items():
         write_frame(frame(trees[0]), folder / f"{name}.csv")
     with written_beside(folder / "graphs.png") as beside:
         _draw(trees, checkpoint).savefig(beside, dpi=150)
-    return [str(folder / name) for name in ("posterior.nc", *(f"{name}.csv" for name in frames), "graphs.png")]
+    write_report(trees[0], folder / "report.html", checkpoint=checkpoint, truth=test, title="The demo: springs")
+    names = ("posterior.nc", *(f"{name}.csv" for name in frames), "graphs.png", "report.html")
+    return [str(folder / name) for name in names]
 
 
 def _draw(trees: list[xr.DataTree], checkpoint: Checkpoint) -> Figure:

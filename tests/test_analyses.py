@@ -147,6 +147,33 @@ def test_negative_controls_move_what_they_say(control):
 
 
 @pytest.mark.slow
+def test_compare_conditions(tmp_path, capsys, monkeypatch):
+    script = load("compare_conditions")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "compare_conditions_smoke.csv"
+    frame, frames = read_frame(path), read_frame(tmp_path / "compare_conditions_smoke_frames.csv")
+    pairs = list(dict.fromkeys(zip(frame["group_a"], frame["group_b"], strict=True)))
+    assert pairs == list(script.PAIRS)
+    assert (frame["low"] <= frame["effect"]).all()
+    assert (frame["effect"] <= frame["high"]).all()
+    known = frame.dropna(subset="true_effect")  # whole recordings leave no doubt of any edge
+    assert set(known["quantity"]) == set(script.SHOWN)
+    assert known["effect"].to_numpy() == pytest.approx(known["true_effect"], abs=0.01)
+    reciprocity = frame[frame["quantity"] == "reciprocity"].set_index(["group_a", "group_b"])
+    assert reciprocity.loc[("dense", "sparse"), "p_value"] == 1
+    assert reciprocity.loc[("dense", "one-sided"), "p_value"] < 0.05
+    assert frames["num_frames"].tolist() == [5, 12]
+    check_picture(path.with_suffix(".png"))
+    paragraphs = path.with_suffix(".txt").read_text().strip().split("\n\n")
+    assert len(paragraphs) == 2
+    assert paragraphs[1] in capsys.readouterr().out
+    monkeypatch.setattr(script, "compare", refuse)
+    monkeypatch.setattr(script, "compare_windows", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(read_frame(path), frame)
+
+
+@pytest.mark.slow
 def test_data_efficiency(tmp_path, monkeypatch):
     script = load("data_efficiency")
     script.main(["--smoke", "--out", str(tmp_path)])
@@ -228,3 +255,24 @@ def test_two_models_at_a_time(tmp_path, monkeypatch, name):
     script.run_cells(path, wanted, lambda cell: tried.append(cell) or [{**cell, "value": 0.1}], jobs=1)
     assert tried == [{"kind": "b", "seed": 1}]
     assert len(read_frame(path)) == len(wanted)
+
+
+@pytest.mark.slow
+def test_posterior_analysis(tmp_path, capsys, monkeypatch):
+    script = load("posterior_analysis")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "posterior_analysis_smoke.csv"
+    frame, edges = read_frame(path), read_frame(tmp_path / "posterior_analysis_smoke_edges.csv")
+    assert len(frame) == 6
+    assert frame["expected_errors"].is_monotonic_decreasing
+    assert frame["expected_distance"].ge(0).all()
+    assert frame["num_uncertain"].sum() == len(edges)
+    assert edges["log_bayes_factor"].notna().all()
+    check_picture(path.with_suffix(".png"))
+    told = capsys.readouterr().out
+    assert "rust this" in told  # or do not
+    assert f"{len(edges)} of 120 edges are in doubt" in told
+    monkeypatch.setattr(script, "make_posterior", refuse)
+    source = tmp_path / "posterior_analysis_smoke.nc"
+    script.main(["--posterior", str(source), "--scene", "3", "--out", str(tmp_path)])  # without a model
+    assert read_frame(tmp_path / "posterior_analysis.csv").equals(frame)

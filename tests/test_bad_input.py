@@ -129,6 +129,9 @@ def _posteriors(path):
     draws, scenes = replace(to_draws(tree), attributes={}, complete=False), scenes_of(tree)
     write_posterior(to_datatree(draws, scenes, attributes=attributes), path / "unfinished.nc")
     write_posterior(to_datatree(draws.first(0), scenes, attributes=attributes), path / "no_draws.nc")
+    newer = tree.copy()
+    newer.attrs["posterior_format"] = 99
+    write_posterior(newer, path / "newer.nc")
     del tree["posterior"]["sender"]
     write_posterior(tree, path / "no_sender.nc")
     checkpoint = load_checkpoint(path / "m.pt")
@@ -279,6 +282,17 @@ ARGUMENTS = {
     SCORE.format("p.nc", "a.nc") + " --model other_model.pt": "inferred with another model",
     "export p.nc --out file": "'file/edges.csv' cannot be written",
     "export p.nc --out tables --format xlsx": "invalid choice: 'xlsx'",
+    "export p.nc --out tables --num-top 0": "--num-top: must be a whole number of at least 1",
+    "export p.nc --out tables --scenes 9": "the posterior has no scene '9'",
+    "export p.nc --out tables --model other_model.pt": "'p.nc' was inferred with another model than 'other_model.pt'",
+    "report p.nc --out new.html --scenes 0 9": "the posterior has no scene '9'",
+    "report p.nc --out new.html --model other_model.pt": "was inferred with another model than 'other_model.pt'",
+    "report p.nc --out new.html --truth none.nc": "'none.nc' does not exist",
+    "report p.nc --out new.html --truth b.nc": "scene '0' moves otherwise than in the posterior",
+    "report p4.nc --out new.html --truth a.nc": "truth has no entity '3' in scene '0'",
+    "report newer.nc --out new.html": "newer.nc has posterior format 99, this version of pyro_nri reads 1",
+    PREDICT.format("a.nc", "m.pt", "p.nc") + " --out a.png": "--out must end in .nc, .csv or .parquet, found 'a.png'",
+    PREDICT.format("a.nc", "m.pt", "p.nc") + " --interval 2": "--interval: must be a number above 0 and at most 1",
     "demo --quiet --out file": "'file/model.pt.*' cannot be written",
     "simulate springs --num-scenes 0 --seed 0 --out new.nc": "--num-scenes: must be a whole number of at least 1",
     "simulate springs --num-scenes 1 --num-entities 1 --seed 0 --out new.nc": "of at least 2, found 1",
@@ -305,7 +319,9 @@ CASES = {
         PREDICT.format("a.nc", "m.pt", tree): POSTERIORS[tree]
         for tree in ("none.nc", "cut_posterior.nc", "no_draws.nc")
     },
-    **{EXPORT.format(tree): POSTERIORS[tree] for tree in ("none.nc", "m.pt", "a.nc")},
+    **{EXPORT.format(tree): POSTERIORS[tree] for tree in ("none.nc", "m.pt", "a.nc", "no_draws.nc")},
+    **{f"report {tree} --out new.html": POSTERIORS[tree] for tree in ("none.nc", "a.nc", "no_draws.nc")},
+    **{f"report p.nc --out {out}": sentence for out, sentence in OUTPUTS.items()},
     **{f"{train('a.nc')} --out {out}": sentence for out, sentence in OUTPUTS.items()},
     **{f"{infer()} --out {out}": sentence for out, sentence in OUTPUTS.items()},
     **{f"{PREDICT.format('a.nc', 'm.pt', 'p.nc')} --out {out}": sentence for out, sentence in OUTPUTS.items()},

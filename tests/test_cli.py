@@ -15,7 +15,8 @@ import xarray as xr
 
 import pyro_nri.commands as commands
 import pyro_nri.demo as demo
-from pyro_nri.cli import frame_range, main
+from pyro_nri.arguments import frame_range
+from pyro_nri.cli import main
 from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
@@ -25,8 +26,10 @@ from pyro_nri.posterior.frames import edges_frame, read_frame
 from pyro_nri.posterior.laws import laws_frame
 from pyro_nri.posterior.predictions import predict
 from pyro_nri.posterior.storage import read_posterior
+from pyro_nri.scenes import edges
 from pyro_nri.scenes.netcdf import read_netcdf, write_netcdf
 from pyro_nri.scenes.nri_arrays import write_nri
+from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 from pyro_nri.scenes.tables import from_dataframe, to_dataframe
 
@@ -184,6 +187,20 @@ def test_predict(job, as_json, tmp_path):
     xr.testing.assert_allclose(found, wanted)
     assert found["frame"].values.tolist() == list(range(21, 28))  # beyond the 25 frames that were seen
     assert found.attrs["command"].startswith("pyro-nri predict")
+    table = tmp_path / "predictions.csv"
+    more = ("--num-structures", 3, "--interval", 0.5, "--out", table)
+    as_json(
+        *("predict", job / "test.nc", "--model", job / "model.pt", "--posterior", job / "posterior.nc"),
+        *("--start", 20, "--num-steps", 7, *more),
+    )
+    frame = read_frame(table)
+    assert frame.columns.tolist() == ["recording", "frame", "entity", "state", "mean", "low", "high"]
+    assert len(frame) == 4 * 7 * 3 * 4
+    arguments = {"start": 20, "num_steps": 7, "num_structures": 3, "interval": 0.5}
+    few = predict(load_checkpoint(job / "model.pt").model, tree, scenes, **arguments)
+    where = (frame["recording"] == "1") & (frame["frame"] == 24) & (frame["entity"] == "2") & (frame["state"] == "vx")
+    wanted = few.sel(recording="1", frame=24, entity=2, state="vx")
+    assert frame.loc[where, "low"].item() == pytest.approx(float(wanted["low"]))
 
 
 def test_score(job, as_json, run):
@@ -210,7 +227,8 @@ def test_score(job, as_json, run):
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_export(job, as_json, tmp_path, kind):
     result = as_json("export", job / "posterior.nc", "--out", tmp_path / "tables", "--format", kind)
-    names = [f"{name}.{kind}" for name in ("edges", "structures", "diagnostics")]
+    tables = ("edges", "structures", "uncertainty", "diagnostics", "bayes_factors")
+    names = [f"{name}.{kind}" for name in tables]
     assert result == {"wrote": [str(tmp_path / "tables" / name) for name in names]}
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == sorted(names)
     wanted = edges_frame(read_posterior(job / "posterior.nc"))
@@ -218,6 +236,25 @@ def test_export(job, as_json, tmp_path, kind):
     assert set(read_frame(tmp_path / "tables" / f"diagnostics.{kind}")["scene"]) == {"0", "1", "2", "3"}
     structure = read_frame(tmp_path / "tables" / f"structures.{kind}")["structure"]
     assert structure.str.fullmatch("[01]{6}").all()
+    some = ("--scenes", "3", "1", "--wide", "--num-top", 1, "--model", job / "model.pt")
+    as_json("export", job / "posterior.nc", "--out", tmp_path / "some", "--format", kind, *some)
+    assert read_frame(tmp_path / "some" / f"structures.{kind}")["scene"].tolist() == ["1", "3"]
+    wide = read_frame(tmp_path / "some" / f"edges.{kind}")
+    assert len(wide) == 2 * 6
+    assert {"probability_0", "probability_1"} <= set(wide)
+
+
+def test_report(job, as_json, run, tmp_path):
+    out = tmp_path / "report.html"
+    given = ("--model", job / "model.pt", "--truth", job / "test.nc", "--scenes", "2", "--title", "Four scenes")
+    result = as_json("report", job / "posterior.nc", "--out", out, *given)
+    assert set(result) == {"verdict", "trusted", "reasons", "wrote"}
+    text = out.read_text()
+    assert "<title>Four scenes</title>" in text
+    assert "pyro-nri infer" in text
+    assert "pyro-nri report" in text
+    assert "Scenes 2: probability that the edge" in text
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_laws(as_json, run, job, tmp_path):
@@ -443,3 +480,19 @@ def test_interruption_of_training(job, run, tmp_path, keyboard):
     code, out, err = run("train", job / "train.nc", *TRAIN, 50, "--out", tmp_path / "other.pt")
     assert (code, out, err) == (130, "", "pyro-nri: interrupted, nothing was written\n")
     assert [path.name for path in tmp_path.iterdir()] == ["m.pt.unfinished"]
+
+
+def test_hidden_entities_from_the_shell(tmp_path, capsys):
+    whole = simulate("springs", 6, num_entities=4, num_frames=16, seed=5)
+    pulls = edges.to_matrix(whole.edge_type)[:, 3, :3].sum(-1)
+    scenes = Scenes.from_arrays(whole[pulls == 3].trajectory[:1, :, :3], time_step=0.1)
+    write_netcdf(scenes, tmp_path / "scenes.nc")
+    model = str(Path(__file__).parent.parent / "data" / "models" / "springs5.pt")
+    command = ["infer", str(tmp_path / "scenes.nc"), "--model", model, "--num-hidden", "1", "--num-draws", "20"]
+    command += ["--num-warmup", "10", "--num-chains", "2", "--seed", "0", "--out", str(tmp_path / "posterior.nc")]
+    assert main([*command, "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_hidden"] == ["1 in 1 scenes"]
+    tree = read_posterior(tmp_path / "posterior.nc")
+    assert tree["hidden_posterior/hidden_state"].shape == (2, 20, 1, 1, 4)
+    assert main([*command, "--quiet", "--resume"]) == 2
+    assert "is complete, there is nothing to resume" in capsys.readouterr().err

@@ -1,13 +1,17 @@
-"""The commands that compare models and priors: their tables, and what they refuse in one sentence."""
+"""The commands that compare structures, models and priors: their tables, and what they refuse in one sentence."""
 
 import json
 
+import pandas as pd
 import pytest
 
 from pyro_nri.cli import main
+from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import Ensemble, new_checkpoint, save_checkpoint
 from pyro_nri.model.spec import ModelSpec
+from pyro_nri.posterior.convert import to_datatree
 from pyro_nri.posterior.frames import read_frame
+from pyro_nri.posterior.storage import write_posterior
 from pyro_nri.scenes.readers import write_netcdf
 from pyro_nri.scenes.simulate import simulate
 
@@ -28,7 +32,23 @@ def folder(tmp_path_factory):
     write_netcdf(simulate("springs", 4, num_entities=3, num_frames=6, seed=1), folder / "scenes.nc")
     write_netcdf(simulate("springs", 2, num_entities=3, num_frames=6, seed=1, frame_spacing=50), folder / "fine.nc")
     write_netcdf(simulate("kuramoto", 2, num_entities=3, num_frames=6, seed=1), folder / "phases.nc")
+    _write_posteriors(folder, made["two"])
     return folder
+
+
+def _write_posteriors(folder, checkpoint):
+    for name, seed, first in (("left", 2, 0), ("right", 3, 6)):
+        scenes = simulate("springs", 6, num_entities=3, num_frames=6, seed=seed, first_scene=first)
+        tree = to_datatree(infer(checkpoint.model, scenes, num_draws=20, seed=0), scenes)
+        write_posterior(tree, folder / f"{name}.nc")
+    again = to_datatree(infer(checkpoint.model, scenes, num_draws=20, num_chains=2, method="mcmc", seed=1), scenes)
+    write_posterior(again, folder / "again.nc")
+    one = to_datatree(infer(checkpoint.model, scenes, num_draws=1, num_chains=1, seed=0), scenes)
+    write_posterior(one, folder / "one.nc")
+    tree.attrs["posterior_format"] = 99
+    write_posterior(tree, folder / "newer.nc")
+    table = pd.DataFrame({"scene": range(12), "tank": ["a", "b", "c"] * 4, "dose": [0.1 * b for b in range(12)]})
+    table.to_csv(folder / "conditions.csv", index=False)
 
 
 @pytest.fixture
@@ -44,6 +64,40 @@ def run(folder, monkeypatch, capsys):
         return code, out, err
 
     return run
+
+
+def test_structures_of_two_groups(run):
+    words = ["compare", "left.nc", "right.nc", "--num-permutations", "50", "--quantities", "density", "reciprocity"]
+    code, out, err = run(*words, "--out", "groups.csv", "--json")
+    assert (code, err) == (0, "")
+    result, frame = json.loads(out), read_frame("groups.csv")
+    assert frame["quantity"].tolist() == ["density"] * 2 + ["reciprocity"] * 2
+    assert set(frame["group_a"] + frame["group_b"]) == {"leftright"}
+    assert result["table"]["effect"] == pytest.approx(frame["effect"].tolist())
+    assert "rows" in run(*words, "--out", "groups.parquet")[1]
+    pd.testing.assert_frame_equal(read_frame("groups.parquet"), frame)
+
+
+def test_structures_by_a_column(run):
+    words = ["compare", "left.nc", "right.nc", "--table", "conditions.csv", "--num-permutations", "20"]
+    assert run(*words, "--by", "tank", "--quantities", "density", "--out", "tanks.csv")[0] == 0
+    frame = read_frame("tanks.csv")
+    assert (frame["group_a"] + frame["group_b"]).unique().tolist() == ["ab", "ac", "bc"]
+    assert (frame["num_scenes_a"] == 4).all()
+    assert run(*words, "--by", "dose", "--quantities", "degree", "--out", "dose.csv")[0] == 0
+    assert read_frame("dose.csv")["quantity"].unique().tolist() == ["degree slope", "degree rank correlation"]
+    alone = ["compare", "left.nc", "--table", "conditions.csv", "--by", "tank", "--quantities", "density"]
+    assert run(*alone, "--out", "alone.csv")[0] == 0
+    assert (read_frame("alone.csv")["num_scenes_a"] == 2).all()
+
+
+def test_structures_of_the_same_scenes(run):
+    code, out, _ = run("compare", "right.nc", "again.nc", "--mode", "same-scenes", "--out", "same.csv")
+    assert code == 0
+    assert "total variation, right against again" in out
+    frame = read_frame("same.csv")
+    assert frame["type"].tolist() == [0, 1, 0, 1, -1, -1, -1]
+    assert (frame["num_scenes_a"] == 6).all()
 
 
 def test_models(run):
@@ -75,6 +129,19 @@ def test_priors(run):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        ("compare left.nc", "one posterior is no two groups: give another one, or by"),
+        ("compare left.nc right.nc again.nc", "compare takes one or two posteriors, found 3"),
+        ("compare left.nc left.nc", "both posteriors are called 'left'; give --names"),
+        ("compare left.nc missing.nc", "there is no posterior file missing.nc"),
+        ("compare left.nc newer.nc", "has posterior format 99, this version of pyro_nri reads 1; please update"),
+        ("compare left.nc one.nc", "one holds 1 draw, at least two are needed to compare"),
+        ("compare left.nc right.nc --mode same-scenes", "no scene in common: the first has '0', '1', '2', ..."),
+        ("compare left.nc right.nc --mode same-scenes --by tank", "by goes with mode 'groups'"),
+        ("compare left.nc right.nc --mode same-scenes --quantities density", "--quantities goes with --mode groups"),
+        ("compare left.nc --by tank", "the posterior has no column 'tank' of its scenes, only recording"),
+        ("compare left.nc --by moon --table conditions.csv", "the posterior has no column 'moon'"),
+        ("compare left.nc right.nc --table conditions.csv", "table goes with by"),
+        ("compare left.nc right.nc --level 2", "argument --level: must be a number of at least 0.5 and at most 0.999"),
         (
             "compare-models forces.pt --scenes scenes.nc --likelihood impulse",
             "the impulse likelihood is a composite one",

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference import metropolis
-from pyro_nri.inference.draws import Draws, Replicas
+from pyro_nri.inference.draws import Draws, PriorRecord, Replicas
 from pyro_nri.inference.exact import edge_conditionals
 from pyro_nri.inference.incoming import IncomingDistribution
 from pyro_nri.inference.labels import label_conditionals
@@ -178,8 +178,10 @@ class Chains:
             seed=self.stream.seed,
             num_evaluations=num_draws * thin * (self.stream.num_chains // self.num_chains),
             edge_probability=None if conditionals is None else (conditionals / num_draws).cpu().numpy(),
+            prior=PriorRecord.of(self.target.prior),
             log_marginal=log_marginal,
             log_marginal_error=error,
+            type_prior=self.target.prior.type_probability.cpu().numpy(),
             replicas=replicas,
         )
 

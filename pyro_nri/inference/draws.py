@@ -7,6 +7,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_nri.model.structures import EdgeDistribution, SparseDistribution, StructureDistribution
+
+
+@dataclass(frozen=True)
+class PriorRecord:
+    """The prior that structures were drawn under, so that it can be divided out of the posterior.
+
+    Attributes:
+        name: "independent", "symmetric", "sparse" or "charges".
+        type_weight: probability of each type at an edge (at a pair, if both its edges have one type), K numbers; for
+            "sparse" the weights of the interacting types, 1 / (K - 1) each after a 0; equal for "charges".
+        concentration: (a, b) of "sparse", else None.
+    """
+
+    name: str
+    type_weight: tuple[float, ...]
+    concentration: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, prior: StructureDistribution) -> "PriorRecord":
+        """What is to be kept of a prior."""
+        num_types = prior.num_edge_types
+        if isinstance(prior, EdgeDistribution):
+            weight = prior.type_log_weight.detach().double().exp().tolist()
+            return cls("symmetric" if prior.tied else "independent", tuple(weight))
+        if isinstance(prior, SparseDistribution):
+            a, b = prior.concentration
+            return cls("sparse", (0.0, *[1 / (num_types - 1)] * (num_types - 1)), (float(a), float(b)))
+        return cls("charges", (1 / num_types,) * num_types)
+
 
 @dataclass(frozen=True, eq=False)
 class Replicas:
@@ -30,6 +60,34 @@ class Replicas:
 
 
 @dataclass(frozen=True, eq=False)
+class HiddenDraws:
+    """Hidden entities of G scenes; padding where a scene has fewer than the most, NaN.
+
+    Attributes:
+        state: at frame 0, raw units, float64 ``[C, S, G, N_hidden, D]``.
+        path: of R draws, raw units, float64 ``[R, G, N_hidden, T, D]``.
+        num_hidden: number of hidden entities in the draws of each scene, ``[G]``.
+        numbers: the M numbers that were tried.
+        log_marginal: log marginal likelihood of each number, ``[M, G]``.
+        log_marginal_error: standard errors, ``[M, G]``.
+    """
+
+    state: NDArray[np.float64]
+    path: NDArray[np.float64]
+    num_hidden: NDArray[np.integer]
+    numbers: tuple[int, ...]
+    log_marginal: NDArray[np.float64]
+    log_marginal_error: NDArray[np.float64]
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """Posterior probability of each number that was tried, all equally likely before, ``[M, G]``."""
+        weight = np.exp(self.log_marginal - self.log_marginal.max(0))
+        share: NDArray[np.float64] = weight / weight.sum(0)
+        return share
+
+
+@dataclass(frozen=True, eq=False)
 class Draws:
     """Draws of the structures of G groups of scenes, of C chains with S draws each. Axis letters as in :class:`Scenes`.
 
@@ -48,10 +106,15 @@ class Draws:
         num_evaluations: likelihood evaluations made for each chain and structure.
         edge_probability: float64 ``[G, E, K]``: exact where ``method`` is "exact", Rao-Blackwellised (mean of a move's
             conditionals over draws) where a kernel offers it, else None.
+        receiver_probability: exact probability of each code of each receiver's incoming types, float64
+            ``[G, N, K ** (N - 1)]``, where receivers are independent and have few codes, else None.
+        prior: the prior of the structures, or None where it is not known.
         log_marginal: log marginal likelihood, float64 ``[G]``: exact, or estimated by parallel tempering, else None.
         log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
             None.
+        type_prior: prior probability of each type at an edge, float64 ``[K]``, or None if it is not known.
         replicas: what parallel tempering needs to go on, or None.
+        hidden: hidden entities, where some were inferred, or None.
         warmup: the annealed and discarded steps, or None.
         complete: False if the run was interrupted.
         attributes: anything else worth keeping, plain str, int or float.
@@ -70,9 +133,13 @@ class Draws:
     seed: int
     num_evaluations: int
     edge_probability: NDArray[np.float64] | None = None
+    receiver_probability: NDArray[np.float64] | None = None
+    prior: PriorRecord | None = None
     log_marginal: NDArray[np.float64] | None = None
     log_marginal_error: NDArray[np.float64] | None = None
+    type_prior: NDArray[np.float64] | None = None
     replicas: "Replicas | None" = None
+    hidden: HiddenDraws | None = None
     warmup: "Draws | None" = None
     complete: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -139,9 +206,11 @@ def concatenate_draws(parts: Sequence[Draws]) -> Draws:
         proposed=joined("proposed", 2),
         group_names=sum((part.group_names for part in parts), ()),
         edge_probability=joined("edge_probability", 0),
+        receiver_probability=joined("receiver_probability", 0),
         log_marginal=joined("log_marginal", 0),
         log_marginal_error=joined("log_marginal_error", 0),
         replicas=_side_by_side([part.replicas for part in parts]),
+        hidden=_hidden_side_by_side([part.hidden for part in parts]),
         warmup=concatenate_draws(warmups) if len(warmups) == len(parts) else None,
         complete=all(part.complete for part in parts),
     )
@@ -162,4 +231,22 @@ def _side_by_side(parts: Sequence[Replicas | None]) -> Replicas | None:
         log_up=joined("log_up", 2),
         log_down=joined("log_down", 2),
         edge_type=joined("edge_type", 2),
+    )
+
+
+def _hidden_side_by_side(parts: Sequence[HiddenDraws | None]) -> HiddenDraws | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+
+    def joined(name: str, axis: int) -> Any:
+        return np.concatenate([getattr(part, name) for part in known], axis=axis)
+
+    return HiddenDraws(
+        state=joined("state", 2),
+        path=joined("path", 1),
+        num_hidden=joined("num_hidden", 0),
+        numbers=known[0].numbers,
+        log_marginal=joined("log_marginal", 1),
+        log_marginal_error=joined("log_marginal_error", 1),
     )

@@ -10,9 +10,9 @@ import torch
 from tqdm import tqdm
 
 from pyro_nri.inference.chains import make_chains, surrogate_of
-from pyro_nri.inference.draws import Draws, append_draws, concatenate_draws
+from pyro_nri.inference.draws import Draws, PriorRecord, append_draws, concatenate_draws
 from pyro_nri.inference.encoder import Encoder, learned_q
-from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
+from pyro_nri.inference.exact import FactorisedPosterior, can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.tempering import Ladder
 from pyro_nri.model.program import SceneModel
@@ -21,6 +21,8 @@ from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
 METHODS = ("auto", "exact", "mcmc")
+#: Receivers with more codes are not kept as probabilities of all codes.
+MAX_KEPT_CODES = 256
 
 
 def infer(
@@ -209,6 +211,9 @@ def _exact_draws(
     log_joint = torch.stack([posterior.log_prob(structure[:, s]) for s in range(num_draws)], dim=1)
     log_joint = log_joint + posterior.log_marginal
     changed = np.ones(log_joint.shape, dtype=bool)
+    receivers = None
+    if isinstance(posterior, FactorisedPosterior) and posterior.log_code.shape[-1] <= MAX_KEPT_CODES:
+        receivers = posterior.log_code.exp().cpu().numpy()
     return Draws(
         edge_type=structure.to(torch.int8).cpu().numpy(),
         log_joint=log_joint.cpu().numpy(),
@@ -223,7 +228,10 @@ def _exact_draws(
         seed=stream.seed,
         num_evaluations=0,
         edge_probability=posterior.edge_probability.cpu().numpy(),
+        receiver_probability=receivers,
+        prior=PriorRecord.of(prior),
         log_marginal=posterior.log_marginal.cpu().numpy(),
+        type_prior=prior.type_probability.cpu().numpy(),
     )
 
 

@@ -90,6 +90,10 @@ class Stream:
         word = _mix(_digest("shared", self.seed) + _step_word(step) & _WORD)
         return (word >> 11) * 2.0**-53
 
+    def one(self) -> "Stream":
+        """The stream of the first chain alone."""
+        return replace(self, num_chains=1)
+
     def child(self, purpose: str) -> "Stream":
         """An independent stream for another purpose, with the same structures and chains.
 

@@ -73,6 +73,11 @@ class StructureDistribution(dist.TorchDistribution):
     def choices(self) -> tuple[int, int]:
         """Number of values of what a structure is made of, and number of these parts: (K, E) for independent edges."""
 
+    @property
+    @abstractmethod
+    def type_probability(self) -> Tensor:
+        """Probability of each type at any one edge that exists, float64 ``[K]``."""
+
     @abstractmethod
     def list_structures(self) -> Tensor:
         """Every structure that some element of the batch may have, each once, long ``[J, E]``."""
@@ -135,6 +140,10 @@ class EdgeDistribution(StructureDistribution):
     @property
     def choices(self) -> tuple[int, int]:
         return self.num_edge_types, self.event_shape[0] // (2 if self.tied else 1)
+
+    @property
+    def type_probability(self) -> Tensor:
+        return self.type_log_weight.detach().double().softmax(-1)
 
     def list_structures(self) -> Tensor:
         every = _all_choices(*self.choices).to(self.edge_mask.device)
@@ -226,6 +235,13 @@ class SparseDistribution(StructureDistribution):
     def choices(self) -> tuple[int, int]:
         return self.num_edge_types, self.event_shape[0] // 2
 
+    @property
+    def type_probability(self) -> Tensor:
+        a, b = self.concentration
+        share = torch.full((self.num_edge_types,), a / (a + b) / (self.num_edge_types - 1), dtype=torch.float64)
+        share[0] = b / (a + b)
+        return share
+
     def list_structures(self) -> Tensor:
         return _both_edges(_all_choices(*self.choices).to(self.edge_mask.device))
 
@@ -291,6 +307,11 @@ class ChargesDistribution(StructureDistribution):
     @property
     def choices(self) -> tuple[int, int]:
         return self.num_labels, self.num_entities
+
+    @property
+    def type_probability(self) -> Tensor:
+        count = torch.bincount(self.table.flatten(), minlength=self.num_edge_types)
+        return count.double() / self.table.numel()
 
     def list_structures(self) -> Tensor:
         labels = _all_choices(*self.choices).to(self.edge_mask.device)

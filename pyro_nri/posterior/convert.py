@@ -7,9 +7,13 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 - ``sample_stats``: ``log_joint``, ``accepted``, ``proposed`` (chain, draw, scene); ``move_kind``, ``temperature``
   (chain, draw).
 - ``edge_posterior``, where inference knows more than its draws: ``edge_probability`` (edge, type), exact or
-  Rao-Blackwellised as its attribute ``estimator`` says; ``log_marginal`` (scene).
+  Rao-Blackwellised as its attribute ``estimator`` says; ``receiver_probability`` (scene, entity, code), exact, of the
+  types of each receiver's incoming edges; ``log_marginal`` (scene).
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
-- ``constant_data``: masks, names, kinds, time step, and if known the truth and the alignment of type labels.
+- ``hidden_posterior``, where hidden entities were inferred: see :func:`~pyro_nri.posterior.hidden.hidden_dataset`;
+  their edges are among all others, under the names "hidden 1", ...
+- ``constant_data``: masks, names, kinds, time step, and if known the prior's ``type_weight`` (type; the prior's name is
+  its attribute) and ``type_prior``, the truth and the alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
 
 A ``scene`` of the tree is one structure: a group of recordings that share it (by default a group of one). Edges of
@@ -28,8 +32,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_nri.inference.draws import Draws
+from pyro_nri.posterior.hidden import hidden_dataset, hidden_of
+from pyro_nri.posterior.prior_records import prior_record, prior_variable
 from pyro_nri.posterior.replicas import replicas_dataset, replicas_of
 from pyro_nri.scenes import edges
+from pyro_nri.scenes.hidden_entities import with_hidden
 from pyro_nri.scenes.scenes import Scenes
 
 LIBRARY = "pyro_nri"
@@ -61,7 +68,7 @@ def to_datatree(
 
     Args:
         draws: draws of G structures.
-        scenes: the scenes they were drawn for; their G structure groups in the same order.
+        scenes: the scenes they were drawn for, without hidden entities; their G structure groups in the same order.
         attributes: more attributes of the root, beside ``draws.attributes``: command, time, model.
         type_names: K names of the edge types; default "type_0", "type_1", ...
         type_alignment: for each of the K inferred types the true type that it stands for, or -1; ``[K]``.
@@ -74,6 +81,8 @@ def to_datatree(
         ValueError: draws and scenes do not belong together, an argument has another length than K, or an attribute has
             a name that the tree uses itself.
     """
+    if draws.hidden is not None and scenes.num_edges < draws.edge_type.shape[-1]:
+        scenes = with_hidden(scenes, torch.as_tensor(draws.hidden.num_hidden), most=draws.hidden.state.shape[3])
     num_types = draws.num_edge_types
     if not 1 <= num_types <= 127:
         raise ValueError(f"num_edge_types must be between 1 and 127, found {num_types}")
@@ -92,7 +101,7 @@ def to_datatree(
         raise ValueError(f"attributes must not be called {', '.join(taken)}: the posterior sets these itself")
     root = {
         "inference_library": LIBRARY,
-        "inference_library_version": _library_version(),
+        "inference_library_version": library_version(),
         "posterior_format": FORMAT_VERSION,
         "method": draws.method,
         "seed": draws.seed,
@@ -108,14 +117,18 @@ def to_datatree(
         "posterior": _posterior(draws, edge, names),
         "sample_stats": _sample_stats(draws),
     }
-    if draws.edge_probability is not None or draws.log_marginal is not None:
+    if any(known is not None for known in (draws.edge_probability, draws.receiver_probability, draws.log_marginal)):
         groups["edge_posterior"] = _edge_posterior(draws, edge, names)
     groups["observed_data"] = _observed_data(scenes, first_frame)
-    groups["constant_data"] = _constant_data(scenes, edge, names, draws.move_names, type_alignment)
+    groups["constant_data"] = _constant_data(scenes, edge, names, draws, type_alignment)
+    if draws.type_prior is not None:
+        groups["constant_data"]["type_prior"] = ("type", draws.type_prior)
     if draws.warmup is not None:
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
         groups["warmup_sample_stats"] = _sample_stats(draws.warmup)
+    if draws.hidden is not None:
+        groups["hidden_posterior"] = hidden_dataset(draws.hidden, scenes, draws.group_names, first_frame)
     for name, part in (("replicas", draws), ("warmup_replicas", draws.warmup)):
         if part is not None and part.replicas is not None:
             groups[name] = replicas_dataset(part.replicas, draws.group_names)
@@ -179,7 +192,8 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
     return tree.children[name].to_dataset()
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Version of this library that is installed; "unknown" where it only lies beside."""
     try:
         return metadata.version(LIBRARY)
     except metadata.PackageNotFoundError:
@@ -250,6 +264,8 @@ def _edge_posterior(draws: Draws, edge: dict[str, Any], type_names: tuple[str, .
             draws.edge_probability[edge["scene_index"][1], edge["edge_index"][1]],
             {"estimator": "exact" if draws.method == "exact" else "rao-blackwell"},
         )
+    if draws.receiver_probability is not None:
+        dataset["receiver_probability"] = (("scene", "entity", "code"), draws.receiver_probability)
     if draws.log_marginal is not None:
         dataset["log_marginal"] = ("scene", draws.log_marginal)
     if draws.log_marginal_error is not None:
@@ -275,7 +291,7 @@ def _constant_data(
     scenes: Scenes,
     edge: dict[str, Any],
     type_names: tuple[str, ...],
-    move_names: tuple[str, ...],
+    draws: Draws,
     type_alignment: NDArray[np.integer] | Sequence[int] | None,
 ) -> xr.Dataset:
     dataset = xr.Dataset(
@@ -293,8 +309,10 @@ def _constant_data(
             "type": np.array(type_names, dtype=str),
         },
     )
-    if move_names:
-        dataset = dataset.assign_coords(move=np.array(move_names, dtype=str))
+    if draws.move_names:
+        dataset = dataset.assign_coords(move=np.array(draws.move_names, dtype=str))
+    if draws.prior is not None:
+        dataset["type_weight"] = prior_variable(draws.prior)
     if scenes.entity_kind is not None:
         dataset["entity_kind"] = (("recording", "entity"), scenes.entity_kind.cpu().numpy())
     if scenes.initial_state is not None:
@@ -340,7 +358,7 @@ def _draws_of(
     edge_type = np.zeros((*values.shape[:2], num_structures * num_edges), np.int8)
     edge_type[..., place] = values
     num_types = int(tree.attrs["num_edge_types"])
-    edge_probability = log_marginal = log_marginal_error = None
+    edge_probability = receiver_probability = log_marginal = log_marginal_error = None
     if not prefix and "edge_posterior" in tree.children:
         known = group(tree, "edge_posterior")
         if "edge_probability" in known:
@@ -348,6 +366,8 @@ def _draws_of(
             laid_out[:, 0] = 1  # a padded edge has type 0
             laid_out[place] = known["edge_probability"].values
             edge_probability = laid_out.reshape(num_structures, num_edges, num_types)
+        if "receiver_probability" in known:
+            receiver_probability = known["receiver_probability"].values
         if "log_marginal" in known:
             log_marginal = known["log_marginal"].values
         if "log_marginal_error" in known:
@@ -366,8 +386,12 @@ def _draws_of(
         seed=int(tree.attrs["seed"]),
         num_evaluations=int(counts["num_evaluations"]),
         edge_probability=edge_probability,
+        receiver_probability=receiver_probability,
+        prior=prior_record(constant),
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
+        hidden=hidden_of(group(tree, "hidden_posterior")) if "hidden_posterior" in tree.children else None,
+        type_prior=constant["type_prior"].values if "type_prior" in constant else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),

@@ -11,6 +11,7 @@ first: *moving*; *constant and agreeing* (counted, no R-hat); *constant and disa
 chains sit in different modes, the run fails its check).
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from scipy.stats import rankdata
 from pyro_nri.posterior.convert import group
 
 CONSTANT, MOVING, DISAGREEING = 0, 1, 2
+_WAITING_VALUES = 2**22  # indicators that wait until they are looked at together: 4 MiB
 _CHUNK_VALUES = 2**17  # draws looked at together: 1 MiB of float64, so that the transforms stay in the cache
 
 
@@ -105,6 +107,30 @@ def quantity_diagnostics(values: ArrayLike) -> Diagnostics:
     )
 
 
+def share_errors(indicators: Iterable[NDArray[np.bool_]]) -> Iterator[NDArray[np.float64]]:
+    """Monte Carlo standard errors of the means of many indicators, NaN where one never moves.
+
+    Args:
+        indicators: a few at a time, bool ``[C, S, n]``; they are looked at together, as each look has its price.
+
+    Yields:
+        For each array its errors, ``[n]``.
+    """
+    waiting: list[NDArray[np.bool_]] = []
+    for each in indicators:
+        waiting.append(each)
+        if sum(array.size for array in waiting) >= _WAITING_VALUES:
+            yield from _errors(waiting)
+            waiting = []
+    if waiting:
+        yield from _errors(waiting)
+
+
+def _errors(arrays: list[NDArray[np.bool_]]) -> list[NDArray[np.float64]]:
+    found = quantity_diagnostics(np.concatenate(arrays, axis=-1)).mcse
+    return np.split(found, np.cumsum([array.shape[-1] for array in arrays])[:-1])
+
+
 def diagnostics_frame(tree: xr.DataTree) -> pd.DataFrame:
     """One row for each scene: did its edges move, do its chains agree.
 
@@ -155,7 +181,8 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
         ``num_scenes``, ``num_edges``, ``num_moving``, ``num_constant``, ``num_disagreeing``, ``num_chains``,
         ``num_draws`` (of each chain), ``r_hat_max`` and ``ess_min`` (None where nothing moves, "inf" as a float),
         ``acceptance_rate`` and ``acceptance_rate_by_move`` (None where nothing was proposed), ``method``, ``complete``,
-        ``passed`` and ``problems``, a list of sentences.
+        ``passed`` and ``problems``, a list of sentences. Independent draws of an exact posterior have nothing to
+        converge: theirs is only that the run was interrupted.
     """
     frame, stats = diagnostics_frame(tree), group(tree, "sample_stats")
     num_chains, num_draws = stats.sizes["chain"], stats.sizes["draw"]
@@ -165,16 +192,17 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
     problems = []
     if not int(tree.attrs["complete"]):
         problems.append("The run was interrupted before it drew everything that was asked for.")
-    if num_draws < 4:
-        problems.append(f"{num_draws} draws are too few to diagnose, at least 4 are needed.")
-    if str(tree.attrs["method"]) != "exact" and num_chains < 2:
-        problems.append("One chain cannot show that chains agree; run at least two.")
-    if count := totals["num_disagreeing"]:
-        problems.append(f"{count} edges are constant within each chain but not the same in all: R-hat is infinite.")
-    elif r_hat is not None and r_hat > r_hat_limit:
-        problems.append(f"The largest R-hat is {r_hat:.3f}, above {r_hat_limit:g}.")
-    if ess is not None and ess < ess_limit:
-        problems.append(f"The smallest effective sample size is {ess:.0f}, below {ess_limit:g}.")
+    if str(tree.attrs["method"]) != "exact":  # draws of an exact posterior are independent, however few there are
+        if num_draws < 4:
+            problems.append(f"{num_draws} draws are too few to diagnose, at least 4 are needed.")
+        if num_chains < 2:
+            problems.append("One chain cannot show that chains agree; run at least two.")
+        if count := totals["num_disagreeing"]:
+            problems.append(f"{count} edges are constant within each chain but not the same in all: R-hat is infinite.")
+        elif r_hat is not None and r_hat > r_hat_limit:
+            problems.append(f"The largest R-hat is {r_hat:.3f}, above {r_hat_limit:g}.")
+        if ess is not None and ess < ess_limit:
+            problems.append(f"The smallest effective sample size is {ess:.0f}, below {ess_limit:g}.")
     return {
         "num_scenes": len(frame),
         **totals,

@@ -13,8 +13,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
+from pyro_nri.posterior.figures import COLOURS, INK, AxesLike, panels
 from pyro_nri.posterior.laws import Floats, Law
-from pyro_nri.posterior.plots import COLOURS, INK
 from pyro_nri.scenes.files import written_beside
 
 #: Axes are logarithmic where the largest force is so many times the median one, among those that are not zero for sure.
@@ -28,7 +28,7 @@ _UNCOVERED = "0.93"
 def plot_laws(
     frame: pd.DataFrame,
     truth: Sequence[Law] | None = None,
-    axes: Sequence[Axes] | NDArray[Any] | Axes | None = None,
+    axes: AxesLike = None,
     *,
     names: Sequence[str] | None = None,
 ) -> NDArray[Any]:
@@ -57,13 +57,13 @@ def plot_laws(
         raise ValueError("frame must hold at least one law, found no row")
     if names is not None and len(names) < len(types):
         raise ValueError(f"names must have one entry for each of {len(types)} types, found {len(names)}")
-    panels = _panels(axes, len(types))
+    drawn = panels(axes, len(types), "types", width=3.6 if len(types) > 1 else 4.4, height=3.1, sharey=True)
     circular = bool(frame["quantity"].iloc[0] != "distance")
     shown = frame[frame["covered"]] if frame["covered"].any() else frame
     sure = shown[(shown["low"] > 0) | (shown["high"] < 0)]
     sure = sure if len(sure) else shown
     logarithmic = not circular and bool(sure["force"].abs().max() > LOG_RATIO * sure["force"].abs().median())
-    for number, (ax, kind) in enumerate(zip(panels, types, strict=True)):
+    for number, (ax, kind) in enumerate(zip(drawn, types, strict=True)):
         part = frame[frame["edge_type"] == kind]
         title = f"type {kind}" if names is None else names[number]
         aligned = int(part["aligned_type"].iloc[0]) if "aligned_type" in part else kind
@@ -79,13 +79,13 @@ def plot_laws(
         ax.set_xlabel("phase of sender minus receiver (rad)" if circular else "distance (units of the data)")
         ax.spines[["top", "right"]].set_visible(False)
     what, sides = ("change of rate", ("slows", "speeds")) if circular else ("force", ("attracts", "repels"))
-    panels[0].set_ylabel(f"{what} (units of the data)\n{sides[0]} $\\leftarrow$     $\\rightarrow$ {sides[1]}")
+    drawn[0].set_ylabel(f"{what} (units of the data)\n{sides[0]} $\\leftarrow$     $\\rightarrow$ {sides[1]}")
     if axes is None:
         share = frame.attrs.get("interval")
         interval = "interval" if share is None else f"{100 * share:g} % interval"
         handles = _legend(interval if frame["low"].notna().any() else None, any_truth=truth is not None)
-        panels[0].figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
-    return panels
+        drawn[0].figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    return drawn
 
 
 def write_law_plot(frame: pd.DataFrame, path: str | os.PathLike[str], truth: Sequence[Law] | None = None) -> None:
@@ -102,25 +102,6 @@ def write_law_plot(frame: pd.DataFrame, path: str | os.PathLike[str], truth: Seq
             figure.savefig(beside, dpi=150)
     finally:
         plt.close(figure)
-
-
-def _panels(axes: Sequence[Axes] | NDArray[Any] | Axes | None, count: int) -> NDArray[Any]:
-    if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) < count:
-            raise ValueError(f"axes must have one entry for each of {count} types, found {len(given)}")
-        return given[:count]
-    import matplotlib.pyplot as plt
-
-    num_columns = 2 if count == 4 else min(count, 3)
-    num_rows = -(-count // num_columns)
-    figure, grid = plt.subplots(
-        num_rows, num_columns, figsize=(max(3.6 * num_columns, 4.4), 3.1 * num_rows + 0.35), squeeze=False, sharey=True
-    )
-    figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.06)
-    for ax in grid.ravel()[count:]:
-        figure.delaxes(ax)
-    return np.asarray(grid.ravel()[:count])
 
 
 def _draw_law(ax: Axes, part: pd.DataFrame, law: Law | None, colour: str) -> None:

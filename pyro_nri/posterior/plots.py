@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 
 from pyro_nri.posterior.align import apply_alignment, fit_alignment
 from pyro_nri.posterior.convert import group
+from pyro_nri.posterior.figures import COLOURS, DASHES, INK, AxesLike, chosen_scenes, panels, type_names
 from pyro_nri.posterior.probability import edge_probability
 
-# Okabe and Ito's palette, told apart by the colour-blind; with the dashes also readable in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: tuple[Any, ...] = ("solid", (0, (3.2, 1.2)), (0, (1, 0.9)), (0, (4, 1, 1, 1)))
-INK = "#333333"
 _RADIUS, _HEAD, _BEND = 0.13, 0.1, 0.16  # of an entity, of an arrow head, of an arrow's bow; the panel is 2 wide
 _FAINTEST = 0.05  # arrows less probable than this are left out when one type is hidden
 
@@ -30,7 +27,7 @@ def plot_structures(
     max_scenes: int = 6,
     hidden_type: int | None = None,
     layout: str = "position",
-    axes: Sequence[Axes] | NDArray[Any] | Axes | None = None,
+    axes: AxesLike = None,
 ) -> NDArray[Any]:
     """Draw each scene's structure: an arrow for each edge in the colour of its most probable type, wide if sure.
 
@@ -54,22 +51,19 @@ def plot_structures(
     """
     posterior, constant = group(tree, "posterior"), group(tree, "constant_data")
     probability, _ = edge_probability(tree)
-    type_names = constant["type"].values.tolist()
+    names = type_names(tree)
     if layout not in ("position", "circle"):
         raise ValueError(f"layout must be 'position' or 'circle', found {layout!r}")
-    if hidden_type is not None and not 0 <= hidden_type < len(type_names):
-        raise ValueError(f"hidden_type must be between 0 and {len(type_names) - 1}, found {hidden_type}")
-    known = list(dict.fromkeys(posterior["scene"].values.tolist()))
-    if unknown := [name for name in scenes or () if name not in known]:
-        raise ValueError(f"the posterior has no scene {unknown[0]!r}")
-    chosen = list(scenes or known)[:max_scenes]
-    panels = _panels(axes, len(chosen))
-    wrong = _wrong(constant, probability)
+    if hidden_type is not None and not 0 <= hidden_type < len(names):
+        raise ValueError(f"hidden_type must be between 0 and {len(names) - 1}, found {hidden_type}")
+    chosen = chosen_scenes(tree, scenes, max_scenes)
+    drawn = panels(axes, len(chosen), "scenes")
+    wrong = wrong_edges(constant, probability)
     shown = probability.copy()
     if hidden_type is not None:
         shown[:, hidden_type] = -1
     kind, sure = shown.argmax(1), shown.max(1)
-    for ax, name in zip(panels, chosen, strict=True):
+    for ax, name in zip(drawn, chosen, strict=True):
         rows = np.flatnonzero(posterior["scene"].values == name)
         entities, positions = _entities(tree, name, layout)
         number = {entity: n for n, entity in enumerate(entities)}
@@ -84,41 +78,18 @@ def plot_structures(
                 ax.plot(*middle, "x", color="black", markersize=6, markeredgewidth=1.3, zorder=6)
         _draw_entities(ax, entities, positions)
         ax.set_title(f"scene {name}", fontsize=9, color=INK)
-    drawn = np.isin(posterior["scene"].values, chosen)
-    handles = _legend(type_names, hidden_type, any_wrong=bool(wrong[drawn].any()))
+    any_wrong = bool(wrong[np.isin(posterior["scene"].values, chosen)].any())
+    handles = _legend(names, hidden_type, any_wrong=any_wrong)
     style: dict[str, Any] = {"handles": handles, "frameon": False, "fontsize": 8, "handlelength": 2.8}
     if axes is None:
-        ncols = min(len(handles), 2 * _num_columns(len(panels)))
-        panels[0].figure.legend(loc="outside lower center", ncols=ncols, **style)
+        ncols = min(len(handles), 2 * min(len(drawn), 3))
+        drawn[0].figure.legend(loc="outside lower center", ncols=ncols, **style)
     else:
-        panels[0].legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0, **style)
-    return panels
+        drawn[0].legend(loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=0, **style)
+    return drawn
 
 
-def _panels(axes: Sequence[Axes] | NDArray[Any] | Axes | None, count: int) -> NDArray[Any]:
-    if axes is not None:
-        given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
-        if len(given) < count:
-            raise ValueError(f"axes must have one entry for each of {count} scenes, found {len(given)}")
-        return given[:count]
-    import matplotlib.pyplot as plt
-
-    num_columns = _num_columns(count)
-    num_rows = -(-count // num_columns)
-    figure, grid = plt.subplots(
-        num_rows, num_columns, figsize=(2.6 * num_columns, 2.75 * num_rows + 0.35), squeeze=False
-    )
-    figure.set_layout_engine("constrained", h_pad=0.08, w_pad=0.08)
-    for ax in grid.ravel()[count:]:
-        figure.delaxes(ax)
-    return np.asarray(grid.ravel()[:count])
-
-
-def _num_columns(count: int) -> int:
-    return 2 if count == 4 else min(count, 3)
-
-
-def _wrong(constant: xr.Dataset, probability: NDArray[np.float64]) -> NDArray[np.bool_]:
+def wrong_edges(constant: xr.Dataset, probability: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether the most probable type of each edge is known to be wrong, ``[M]``."""
     if "true_edge_type" not in constant:
         return np.zeros(len(probability), bool)

@@ -3,11 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
 
 from pyro_nri.model.program import SceneModel
 from pyro_nri.posterior.convert import group, scenes_of, to_draws
+from pyro_nri.posterior.rollout_errors import rollout_errors
 from pyro_nri.scenes.scenes import Scenes
 
 
@@ -48,14 +52,7 @@ def predict(
     scenes = match_scenes(tree, scenes)
     if (num_types := int(tree.attrs["num_edge_types"])) != model.num_edge_types:
         raise ValueError(f"the posterior has {num_types} edge types, the model has {model.num_edge_types}")
-    edge_type = to_draws(tree).edge_type  # [C, S, G, E]
-    flat = edge_type.swapaxes(0, 1).reshape(-1, *edge_type.shape[2:])
-    if len(flat) == 0:
-        raise ValueError("the posterior holds no draw, at least one is needed")
-    chosen = np.unique(np.linspace(0, len(flat) - 1, num_structures).round().astype(int))
-    names = group(tree, "sample_stats")["scene"].values.tolist()
-    order = [names.index(name) for name in scenes.group_names]
-    structure = torch.as_tensor(flat[chosen][:, order]).long()
+    structure = _structures(tree, scenes, num_structures)
     paths = model.predict(scenes, structure, start=start, num_steps=num_steps).double()  # [C, B, H, N, D]
     known = scenes.complete_frame[:, start, None, None, None] & scenes.entity_mask[:, None, :, None]
     paths = torch.where(known, paths, torch.nan)
@@ -77,10 +74,86 @@ def predict(
         attrs={
             "start": start,
             "interval": interval,
-            "num_structures": len(chosen),
+            "num_structures": len(structure),
             "conditioning": "given the learned modules; the spread is that of the structure alone",
         },
     )
+
+
+def predictions_frame(paths: xr.Dataset) -> pd.DataFrame:
+    """Predictions as a long table, recording by recording, then by frame, entity and state variable.
+
+    Args:
+        paths: from :func:`predict`.
+
+    Returns:
+        Columns ``recording``, ``frame``, ``entity`` (its name; padding is left out), ``state``, ``mean``, ``low``,
+        ``high``, raw units; NaN for recordings that miss an entity at the first frame.
+    """
+    order = ["recording", "frame", "entity", "state"]
+    frame = paths[["mean", "low", "high"]].to_dataframe(dim_order=order).reset_index()
+    num_rows = len(frame) // max(paths.sizes["recording"], 1)
+    recording = np.arange(paths.sizes["recording"]).repeat(num_rows)
+    name = paths["entity_name"].values[recording, frame["entity"].to_numpy()]
+    frame = frame.assign(entity=name)[[*order, "mean", "low", "high"]]
+    return pd.DataFrame(frame[name != ""].reset_index(drop=True))
+
+
+def structure_value(
+    model: SceneModel, tree: xr.DataTree, scenes: Scenes, *, start: int, num_steps: int, num_structures: int = 20
+) -> pd.DataFrame:
+    """Do structures help to predict: rollouts under a scene's own structures beside those under another scene's.
+
+    The structures of the next scene with the same number of entities are as plausible as the scene's own, but are not
+    its own. Where they predict as well, the structure explains nothing of the motion, however sure it is.
+
+    Args:
+        model: the trained model.
+        tree: a posterior of these scenes.
+        scenes: recordings, matched to the posterior's by name, with frames up to ``start + num_steps``. Frames that
+            the structures were inferred from flatter them a little.
+        start: the observed frame to start from.
+        num_steps: frames to predict.
+        num_structures: how many draws are rolled out.
+
+    Returns:
+        One row for each recording: ``recording``; ``error`` and ``error_of_others``, the scaled squared error of the
+        mean path after ``num_steps`` frames under its own structures and under another's (NaN where it cannot be
+        told).
+
+    Raises:
+        ValueError: a recording or its entities are not in the posterior, or there are too few frames.
+    """
+    scenes = match_scenes(tree, scenes)
+    own = _structures(tree, scenes, num_structures)
+    mask = scenes.edge_mask[scenes.group_first_scene]
+    alike: dict[bytes, list[int]] = {}
+    for g, row in enumerate(mask.numpy()):
+        alike.setdefault(row.tobytes(), []).append(g)
+    after = {g: rows[(i + 1) % len(rows)] for rows in alike.values() for i, g in enumerate(rows)}
+    other = own[:, [after[g] for g in range(scenes.num_groups)]]
+    scale = model.scaling.scale.numpy()
+
+    def error(structure: Tensor) -> NDArray[np.float64]:
+        paths = model.predict(scenes, structure, start=start, num_steps=num_steps).double().mean(0)
+        mask = scenes.observation_mask.numpy() & scenes.complete_frame.numpy()[:, start, None, None]
+        arguments = {"start": start, "scale": scale, "steps": (num_steps,), "observation_mask": mask}
+        return rollout_errors(paths.numpy(), scenes.trajectory.numpy(), **arguments)[num_steps]
+
+    errors = {"error": error(own), "error_of_others": error(other)}
+    return pd.DataFrame({"recording": np.array(scenes.scene_names, dtype=str), **errors})
+
+
+def _structures(tree: xr.DataTree, scenes: Scenes, num_structures: int) -> Tensor:
+    """Some drawn structures of matched scenes, evenly spaced over draws and chains, long ``[R, G, E]``."""
+    edge_type = to_draws(tree).edge_type  # [C, S, G, E]
+    flat = edge_type.swapaxes(0, 1).reshape(-1, *edge_type.shape[2:])
+    if len(flat) == 0:
+        raise ValueError("the posterior holds no draw, at least one is needed")
+    chosen = np.unique(np.linspace(0, len(flat) - 1, num_structures).round().astype(int))
+    names = group(tree, "sample_stats")["scene"].values.tolist()
+    order = [names.index(name) for name in scenes.group_names]
+    return torch.as_tensor(flat[chosen][:, order]).long()
 
 
 def match_scenes(tree: xr.DataTree, scenes: Scenes) -> Scenes:

@@ -59,3 +59,11 @@ def edge_probability(tree: xr.DataTree) -> tuple[NDArray[np.float64], str]:
     count = np.stack([(edge_type == k).sum((0, 1)) for k in range(num_types)], axis=-1)
     num_draws = edge_type.shape[0] * edge_type.shape[1]
     return (count + 0.5) / (num_draws + num_types / 2), "counts"
+
+
+def type_prior(tree: xr.DataTree) -> NDArray[np.float64]:
+    """Prior probability of each type at an edge, ``[K]``; equal where the posterior does not store it."""
+    constant = group(tree, "constant_data")
+    if "type_prior" in constant:
+        return np.asarray(constant["type_prior"].values, np.float64)
+    return np.full(constant.sizes["type"], 1 / constant.sizes["type"])

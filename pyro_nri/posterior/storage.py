@@ -1,14 +1,18 @@
 """The file that holds a posterior: NetCDF, written whole or not at all."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from pyro_nri.posterior.convert import FORMAT_VERSION, LIBRARY
+from pyro_nri.posterior.parts import select_scenes
 from pyro_nri.scenes.files import written_beside
+
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 REQUIRED = {
     "posterior": ("edge_type", "scene", "sender", "receiver", "scene_index", "edge_index"),
@@ -28,8 +32,14 @@ def write_posterior(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
         tree.to_netcdf(beside, engine="h5netcdf", encoding=encoding)
 
 
-def read_posterior(path: str | os.PathLike[str]) -> xr.DataTree:
-    """Read a posterior into memory.
+@contextmanager
+def open_posterior(path: str | os.PathLike[str]) -> Iterator[xr.DataTree]:
+    """A posterior whose draws are read from the file when they are used, for files larger than memory.
+
+    Tables are made of it part by part::
+
+        with open_posterior("posterior.nc") as tree:
+            edges = edges_frame(tree)
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,26 +47,52 @@ def read_posterior(path: str | os.PathLike[str]) -> xr.DataTree:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no posterior file {os.fspath(path)}")
-    try:
-        with xr.open_datatree(path, engine="h5netcdf") as opened:
-            attributes, children = dict(opened.attrs), set(opened.children)
-            if attributes.get("inference_library") == LIBRARY and _format_of(attributes) <= FORMAT_VERSION:
-                tree = opened.load()
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{os.fspath(path)} is not a readable NetCDF file; it may be damaged or cut off") from error
-    if attributes.get("inference_library") != LIBRARY:
+    with ExitStack() as stack:
+        try:
+            tree = stack.enter_context(xr.open_datatree(path, engine="h5netcdf"))
+        except _DAMAGE as error:
+            raise _damaged(path) from error
+        _check(tree, path)
+        yield tree
+
+
+def read_posterior(path: str | os.PathLike[str], scenes: Sequence[str] | None = None) -> xr.DataTree:
+    """Read a posterior into memory.
+
+    Args:
+        path: the file.
+        scenes: names of the scenes to read; default: all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a posterior of this library, is damaged, or was written by a newer version; or it
+            does not have one of the scenes.
+    """
+    with open_posterior(path) as opened:
+        tree = opened if scenes is None else select_scenes(opened, scenes)
+        try:
+            return tree.load()
+        except _DAMAGE as error:
+            raise _damaged(path) from error
+
+
+def _check(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
+    if tree.attrs.get("inference_library") != LIBRARY:
         raise ValueError(f"{os.fspath(path)} is not a posterior that {LIBRARY} wrote")
-    if _format_of(attributes) > FORMAT_VERSION:
+    if _format_of(tree.attrs) > FORMAT_VERSION:
         raise ValueError(
-            f"{os.fspath(path)} has posterior format {_format_of(attributes)}, this version of {LIBRARY} reads "
+            f"{os.fspath(path)} has posterior format {_format_of(tree.attrs)}, this version of {LIBRARY} reads "
             f"{FORMAT_VERSION}; please update {LIBRARY}"
         )
     for name, variables in REQUIRED.items():
-        if name not in children:
+        if name not in tree.children:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: the group {name} is missing")
         if missing := [variable for variable in variables if variable not in tree[name].variables]:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: {name}/{missing[0]} is missing")
-    return tree
+
+
+def _damaged(path: str | os.PathLike[str]) -> ValueError:
+    return ValueError(f"{os.fspath(path)} is not a readable NetCDF file; it may be damaged or cut off")
 
 
 def _format_of(attributes: Mapping[Any, Any]) -> int:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from pyro_nri.inference.run import infer
+from pyro_nri.model.receivers import code_types
+from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
 
@@ -122,6 +124,32 @@ def test_chains(make_model, make_scenes, make_encoder, all_structures, cache, pr
         assert draws.edge_probability is None
 
 
+def test_draws_keep_what_divides_the_prior_out(make_model, make_scenes):
+    """The prior, and the exact probabilities of receivers' codes, which add up to those of edges."""
+    scenes = make_scenes(3)
+    for prior in ("independent", "symmetric", "sparse"):
+        model = make_model(prior=prior)
+        exact, drawn = (
+            infer(model, scenes, method=method, num_chains=2, num_draws=4, num_warmup=2, seed=0)
+            for method in ("exact", "mcmc")
+        )
+        assert exact.prior == drawn.prior
+        assert exact.prior.name == prior
+        assert sum(exact.prior.type_weight) == pytest.approx(1)
+        assert drawn.receiver_probability is None
+        if prior != "independent":
+            assert exact.receiver_probability is None
+            continue
+        assert exact.prior.type_weight == pytest.approx(model.prior.type_logits.softmax(-1).tolist())
+        types = code_types(model.num_edge_types, scenes.num_entities).numpy()
+        incoming = edges.incoming_edges(scenes.num_entities).numpy()
+        for k in range(model.num_edge_types):
+            found = exact.receiver_probability @ (types == k)  # [G, N, N - 1]
+            assert found == pytest.approx(exact.edge_probability[:, incoming, k])
+        halves = infer(model, scenes, num_draws=4, num_shards=2, seed=0)
+        assert halves.receiver_probability == pytest.approx(exact.receiver_probability)
+
+
 def test_float32_models_work(make_model, make_scenes):
     model, scenes = make_model().float(), make_scenes()
     exact, other = infer(model, scenes, seed=0), infer(make_model(), scenes, seed=0)
@@ -139,6 +167,13 @@ def test_warm_up_anneals_and_draws_do_not(make_model, make_scenes):
     assert draws.temperature.tolist() == [1.0] * 5
     assert draws.warmup.edge_type.shape == (4, 9, 3, 6)
     assert infer(make_model(), make_scenes(), method="mcmc", num_warmup=0, num_draws=2, seed=0).warmup is None
+
+
+def test_draws_carry_the_prior_probability_of_each_type(make_model, make_scenes):
+    wanted = np.exp([0.4, -0.3]) / np.exp([0.4, -0.3]).sum()
+    for method in ("exact", "mcmc"):
+        draws = infer(make_model(), make_scenes(), method=method, num_draws=2, num_warmup=3, seed=0)
+        np.testing.assert_allclose(draws.type_prior, wanted, rtol=1e-6)
 
 
 def test_thinned_draws_are_every_third(make_model, make_scenes):

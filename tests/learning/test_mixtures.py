@@ -1,5 +1,6 @@
 """The posterior of an ensemble is the mean of its models' posteriors, without those that saw the scene."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,21 @@ def test_edge_probabilities_are_the_mean_over_relabelled_models(scenes, members,
     assert found.log_marginal is None
     assert (found.warmup is not None) == (options["method"] == "mcmc")
     assert found.group_names == scenes.group_names
+
+
+def test_the_prior_of_a_mixture_is_the_mean_and_receivers_are_not_kept(scenes, members):
+    weights = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]])
+    own = [replace(member, model=copy.deepcopy(member.model)) for member in members[:2]]
+    for member, weight in zip(own, weights, strict=True):
+        member.model.prior.type_logits.data = torch.tensor(weight).log()
+    labels = [[0, 1, 2], [1, 2, 0]]
+    found = infer_ensemble(Ensemble(own, labels), scenes, **EXACT)
+    moved = np.empty((2, 3))
+    for each, weight, label in zip(moved, weights, labels, strict=True):
+        each[label] = weight
+    assert found.prior.name == "independent"
+    assert found.prior.type_weight == pytest.approx(moved.mean(0))
+    assert found.receiver_probability is None
 
 
 def test_draws_come_from_the_models_in_equal_parts(scenes, members):
@@ -129,6 +145,7 @@ def test_relabelling_and_back(scenes, members):
     exists = scenes.edge_mask[scenes.group_first_scene].numpy()
     there = relabel(draws, [1, 2, 0], exists)
     np.testing.assert_array_equal(there.edge_type[..., exists], (draws.edge_type[..., exists] + 1) % 3)
+    np.testing.assert_array_equal(there.type_prior[[1, 2, 0]], draws.type_prior)
     back = relabel(there, [2, 0, 1], exists)
     np.testing.assert_array_equal(back.edge_type, draws.edge_type)
     np.testing.assert_array_equal(back.edge_probability, draws.edge_probability)

@@ -212,3 +212,16 @@ def test_interacting_pairs_attract_each_other():
     )
     assert float(one - none) == pytest.approx(math.log(1 / 3))  # B(2, 3) / B(1, 4)
     assert float(two - one) == pytest.approx(0)  # B(3, 2) / B(2, 3)
+
+
+@pytest.mark.parametrize("present", [FULL, PADDED])
+@pytest.mark.parametrize(("name", "num_types"), CASES)
+def test_type_probability_by_enumeration(name, num_types, present):
+    """Of every edge that exists, whatever the labels, pairs or densities behind it."""
+    every = every_structure(num_types)
+    weight = np.array([probability(z, name, present, num_types) for z in every])
+    found = make(name, num_types, edge_mask(present)).type_probability
+    assert found.dtype == torch.float64
+    for edge in np.flatnonzero(edge_mask(present)):
+        wanted = [weight[[z[edge] == k for z in every]].sum() for k in range(num_types)]
+        assert found.tolist() == pytest.approx(wanted, abs=1e-12)

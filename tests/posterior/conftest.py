@@ -1,6 +1,9 @@
 """Posteriors made by hand, so that what every tool should say of them is known."""
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,6 +55,18 @@ def _make_draws(scenes: Scenes, edge_type: Any = None, *, num_edge_types: int = 
         **changes,
     }
     return Draws(**arguments)
+
+
+@pytest.fixture(scope="session")
+def studies() -> ModuleType:
+    """The benchmark of comparisons: simulated structures, and their exact posteriors from noisy views."""
+    path = Path(__file__).parents[2] / "benchmarks" / "comparison.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_comparisons", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
 
 
 @pytest.fixture

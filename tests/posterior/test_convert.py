@@ -6,6 +6,7 @@ import pytest
 import torch
 import xarray as xr
 
+from pyro_nri.inference.draws import PriorRecord
 from pyro_nri.posterior.convert import group, scenes_of, to_datatree, to_draws
 
 
@@ -28,6 +29,9 @@ def exact_knowledge(scenes):
     return {
         "edge_probability": np.where(mask[..., None], probability, [1.0, 0.0]),
         "log_marginal": np.arange(scenes.num_groups) - 3.5,
+        "type_prior": np.array([0.3, 0.7]),
+        "receiver_probability": np.random.default_rng(1).dirichlet([1] * 8, (scenes.num_groups, scenes.num_entities)),
+        "prior": PriorRecord("sparse", (0.0, 1.0), (1.0, 2.5)),
     }
 
 
@@ -44,10 +48,11 @@ def test_edges_are_named_and_padding_is_left_out(unequal, make_draws):
 
 
 def test_draws_come_back(unequal, make_draws):
-    warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), num_evaluations=99, complete=False)
-    draws = make_draws(
-        unequal, warmup=warmup, complete=False, attributes={"model": "m.pt", "rate": 0.5}, **exact_knowledge(unequal)
-    )
+    known = exact_knowledge(unequal)
+    options = {"num_evaluations": 99, "complete": False, "prior": known["prior"], "type_prior": known["type_prior"]}
+    warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), **options)
+    attributes = {"model": "m.pt", "rate": 0.5}
+    draws = make_draws(unequal, warmup=warmup, complete=False, attributes=attributes, **known)
     assert_same_draws(to_draws(to_datatree(draws, unequal)), draws)
 
 

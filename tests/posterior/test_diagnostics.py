@@ -158,6 +158,15 @@ def test_exact_draws_have_no_acceptance(make_tree):
     assert verdict["acceptance_rate"] is None
 
 
+def test_few_draws_of_an_exact_posterior_are_no_problem(make_tree):
+    """They are independent: nothing has to converge, though these have different edges in each chain."""
+    edge_type = np.zeros((4, 1, 1, 6), np.int8)
+    edge_type[1:] = 1
+    assert summarize(make_tree(edge_type, method="exact"))["problems"] == []
+    assert summarize(make_tree(edge_type, method="exact", complete=False))["problems"] != []
+    assert len(summarize(make_tree(edge_type))["problems"]) == 2
+
+
 def test_values_must_be_finite():
     with pytest.raises(ValueError, match="values must be finite"):
         quantity_diagnostics(np.full((2, 10, 1), np.nan))

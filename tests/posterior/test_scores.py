@@ -3,9 +3,11 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
-from pyro_nri.posterior.scores import match_truth, rollout_errors, rollout_scores, score, score_edges
+from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
+from pyro_nri.posterior.scores import score, score_edges
+from pyro_nri.posterior.truth import match_truth
 
 CONFIDENT, NUM_SCENES, NUM_EDGES = 0.2, 100, 12
 
@@ -31,6 +33,12 @@ def test_scores_agree_with_scikit_learn(num_types):
     brier = brier_score_loss(truth, probability, scale_by_half=False, labels=range(num_types))
     assert value(found, "brier") == pytest.approx(brier)
     assert value(found, "expected_accuracy") == pytest.approx(probability.max(1).mean())
+    for k in range(num_types):
+        is_type = truth == k
+        assert value(found, f"f1_type_{k}") == pytest.approx(f1_score(is_type, probability.argmax(1) == k))
+        assert value(found, f"auroc_type_{k}") == pytest.approx(roc_auc_score(is_type, probability[:, k]))
+        precision = average_precision_score(is_type, probability[:, k])
+        assert value(found, f"average_precision_type_{k}") == pytest.approx(precision)
     json.dumps(found, allow_nan=False)
 
 

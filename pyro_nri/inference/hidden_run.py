@@ -1,0 +1,277 @@
+"""Inference of hidden entities over many scenes: how many there are, where they are, and what they pull on."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, concatenate_draws
+from pyro_nri.inference.exact import enumerate_posterior
+from pyro_nri.inference.hidden import HiddenTarget, sample, search
+from pyro_nri.inference.hidden_edges import make_rest
+from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.model.hidden import HiddenLikelihood
+from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
+from pyro_nri.model.receivers import num_codes
+from pyro_nri.model.structures import StructureDistribution
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.hidden_entities import embedded, with_hidden
+from pyro_nri.scenes.scenes import Scenes
+
+#: Numbers of hidden entities that "auto" weighs against one another.
+NUMBERS = (0, 1, 2)
+#: Scenes that are searched side by side.
+CHUNK_SCENES = 32
+#: Draws whose whole path is kept.
+NUM_PATHS = 100
+#: Frames that a guess at a motion needs.
+MIN_FRAMES = 5
+
+
+def infer_hidden(
+    model: SceneModel,
+    scenes: Scenes,
+    num_hidden: int | str = 1,
+    *,
+    structure: Tensor | None = None,
+    num_chains: int = 4,
+    num_draws: int = 250,
+    num_warmup: int = 100,
+    seed: int,
+    resume: Draws | None = None,
+    on_chunk: Callable[[Draws], None] | None = None,
+    show_progress: bool = False,
+) -> Draws:
+    """Posterior over hidden entities and all edges, given the learned modules.
+
+    The law that hidden entities follow is that of the others, learned from scenes in which nothing was hidden. Their
+    initial state has a standard normal prior in scaled units, their edges the model's prior of structures.
+
+    Args:
+        model: trained pair forces between particles; frozen here.
+        scenes: B scenes, each with its own structure, every entity seen in every frame.
+        num_hidden: 0, 1 or 2 hidden entities in every scene, or "auto": each number has prior probability 1/3, and the
+            draws of each scene are those of its most probable number.
+        structure: known structures of all entities, hidden ones last, long ``[B, E]``; not with "auto".
+        num_chains: C.
+        num_draws: draws that each chain keeps.
+        num_warmup: steps before, which are not kept.
+        seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
+        resume: draws of an interrupted run of the same call: its scenes are done.
+        on_chunk: called with the draws of all scenes so far.
+        show_progress: progress bar on standard error.
+
+    Returns:
+        Draws of the structures of all entities, hidden ones last, as in ``with_hidden(scenes,
+        draws.hidden.num_hidden)``; their ``hidden`` holds states, paths and, for each number that was tried, the log
+        marginal likelihood.
+
+        After an interruption from the keyboard: those of the scenes that were done, not ``complete``.
+
+    Raises:
+        ValueError: the model has other dynamics, an argument is out of range, the scenes do not allow it, or ``resume``
+            is of another run.
+    """
+    numbers = _checked(model, scenes, num_hidden, structure)
+    for name, value, least in (
+        ("num_chains", num_chains, 1),
+        ("num_draws", num_draws, 1),
+        ("num_warmup", num_warmup, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, found {value}")
+    parts = [] if resume is None else [_resumed(resume, scenes, numbers, num_chains, num_draws, seed)]
+    first = sum(len(part.group_names) for part in parts)
+    bar = tqdm(total=scenes.num_scenes, initial=first, disable=not show_progress, desc="infer", unit="scene")
+    try:
+        for start in range(first, scenes.num_scenes, CHUNK_SCENES):
+            some = slice(start, start + CHUNK_SCENES)
+            part, known = scenes[some], None if structure is None else structure[some]
+            stream = Stream(seed, keys(part.group_names), num_chains)
+            with torch.no_grad():
+                runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
+            parts.append(_most_probable(runs, numbers, part, model.structure_prior(model.prepare(part)), seed))
+            bar.update(part.num_scenes)
+            if on_chunk is not None:
+                on_chunk(replace(concatenate_draws(parts), complete=start + part.num_scenes == scenes.num_scenes))
+    except KeyboardInterrupt:
+        if not parts:
+            raise
+        return replace(concatenate_draws(parts), complete=False)
+    finally:
+        bar.close()
+    return replace(concatenate_draws(parts), complete=True)
+
+
+def _resumed(
+    draws: Draws, scenes: Scenes, numbers: tuple[int, ...], num_chains: int, num_draws: int, seed: int
+) -> Draws:
+    if draws.hidden is None:
+        raise ValueError("resume is of a run without hidden entities")
+    for name, found, wanted in (
+        ("structures", draws.group_names, scenes.group_names[: len(draws.group_names)]),
+        ("num_hidden", draws.hidden.numbers, numbers),
+        ("num_chains", draws.edge_type.shape[0], num_chains),
+        ("num_draws", draws.edge_type.shape[1], num_draws),
+        ("seed", draws.seed, seed),
+    ):
+        if found != wanted:
+            raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
+    return draws
+
+
+def _checked(model: SceneModel, scenes: Scenes, num_hidden: int | str, structure: Tensor | None) -> tuple[int, ...]:
+    """The numbers to try."""
+    if num_hidden != "auto" and num_hidden not in NUMBERS:
+        raise ValueError(f"num_hidden must be 0, 1, 2 or 'auto', found {num_hidden!r}")
+    if model.impulse_noise is None:
+        raise ValueError(
+            "hidden entities need a model with pair forces, whose laws say how an unseen entity moves; this one has "
+            "other dynamics: train with dynamics 'pair-forces'"
+        )
+    if scenes.num_frames < MIN_FRAMES:
+        raise ValueError(f"hidden entities need scenes of at least {MIN_FRAMES} frames, found {scenes.num_frames}")
+    numbers = NUMBERS if num_hidden == "auto" else (int(num_hidden),)
+    most = max(numbers)
+    codes = num_codes(model.num_edge_types, scenes.num_entities + most)
+    if codes > MAX_TABLE_CODES:
+        raise ValueError(
+            f"{most} hidden beside {scenes.num_entities} observed entities give each receiver {codes} codes of "
+            f"incoming edges, at most {MAX_TABLE_CODES}: leave out entities, or ask for fewer hidden ones"
+        )
+    if structure is not None:
+        if num_hidden == "auto":
+            raise ValueError("structure says how many entities are hidden, so num_hidden cannot be 'auto'")
+        wanted = [scenes.num_scenes, edges.num_edges(scenes.num_entities + most)]
+        if list(structure.shape) != wanted:
+            raise ValueError(f"structure must be long {wanted} for these scenes, found {list(structure.shape)}")
+    return numbers
+
+
+class _Run(NamedTuple):
+    """Draws with one number of hidden entities: ``[C, S, B, ...]``, states in raw units."""
+
+    state: Tensor
+    path: Tensor
+    edge_type: Tensor
+    log_joint: Tensor
+    accepted: Tensor
+    log_marginal: Tensor
+    log_error: Tensor
+    num_evaluations: int
+
+
+def _run(
+    model: SceneModel,
+    scenes: Scenes,
+    number: int,
+    structure: Tensor | None,
+    stream: Stream,
+    num_draws: int,
+    num_warmup: int,
+) -> _Run:
+    if number == 0 and structure is None:
+        return _run_without(model, scenes, stream, num_draws)
+    present = with_hidden(scenes, number).entity_mask
+    prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
+    rest = make_rest(prior, scenes.num_entities, structure)
+    fine = HiddenTarget(HiddenLikelihood(model, scenes, number), rest)
+    coarse = HiddenTarget(fine.likelihood.searched(), rest)
+    stream = stream.child(f"{number} hidden")
+    found = search(coarse, fine, stream.one())
+    drawn = sample(fine, found, stream, num_draws=num_draws, num_warmup=num_warmup)
+    return _Run(
+        drawn.hidden_state * fine.likelihood.scale + fine.likelihood.offset,
+        _paths(fine, drawn.hidden_state, drawn.edge_type),
+        drawn.edge_type,
+        drawn.log_joint,
+        drawn.accepted,
+        drawn.integral.log_value,
+        drawn.integral.log_error,
+        drawn.num_evaluations,
+    )
+
+
+def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: int) -> _Run:
+    posterior = enumerate_posterior(model.likelihood(scenes), model.structure_prior(model.prepare(scenes)))
+    drawn = stream.child("0 hidden")
+    structure = torch.stack([posterior.sample(drawn, step) for step in range(num_draws)], 1)
+    log_joint = torch.stack([posterior.log_prob(structure[:, step]) for step in range(num_draws)], 1)
+    none = torch.zeros(*structure.shape[:3], 0, scenes.state_size, dtype=torch.float64)
+    paths = torch.zeros(NUM_PATHS, scenes.num_scenes, scenes.num_frames, 0, scenes.state_size, dtype=torch.float64)
+    return _Run(
+        none,
+        paths,
+        structure,
+        log_joint + posterior.log_marginal,
+        torch.ones_like(log_joint, dtype=torch.bool),
+        posterior.log_marginal,
+        torch.zeros_like(posterior.log_marginal),
+        0,
+    )
+
+
+def _paths(target: HiddenTarget, state: Tensor, edge_type: Tensor) -> Tensor:
+    """Paths of some draws, spread over chains and draws, ``[R, B, T, N_hidden, D]``."""
+    states, structures = state.flatten(0, 1), edge_type.flatten(0, 1)
+    index = torch.linspace(0, len(states) - 1, NUM_PATHS).round().long()
+    number = target.likelihood.num_observed
+    incoming = structures[index][..., edges.incoming_edges(number + target.likelihood.num_hidden)]
+    return target.likelihood.path(states[index], incoming[..., number:, :]).state
+
+
+def _most_probable(
+    runs: list[_Run], numbers: tuple[int, ...], scenes: Scenes, prior: StructureDistribution, seed: int
+) -> Draws:
+    """Of several runs for each scene the one with the most probable number of hidden entities."""
+    log_marginal = torch.stack([run.log_marginal for run in runs])  # [M, B]
+    chosen = log_marginal.argmax(0)
+    number = torch.tensor(numbers)[chosen]
+    most, num_observed = max(numbers), scenes.num_entities
+
+    def wide(run: _Run, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        pad = most - count
+        state = torch.nn.functional.pad(run.state, (0, 0, 0, pad), value=math.nan)
+        path = torch.nn.functional.pad(run.path, (0, 0, 0, pad), value=math.nan)
+        return state, path, embedded(run.edge_type, num_observed + count, num_observed + most)
+
+    scene = torch.arange(scenes.num_scenes)
+    wides = [wide(run, count) for run, count in zip(runs, numbers, strict=True)]
+    state = torch.stack([each[0] for each in wides])[chosen, :, :, scene].movedim(0, 2)
+    path = torch.stack([each[1] for each in wides])[chosen, :, scene].transpose(0, 1)
+    edge_type = torch.stack([each[2] for each in wides])[chosen, :, :, scene].movedim(0, 2)
+    log_joint = torch.stack([run.log_joint for run in runs])[chosen, :, :, scene].movedim(0, 2)
+    accepted = torch.stack([run.accepted for run in runs])[chosen, :, :, scene].movedim(0, 2)
+    error = torch.stack([run.log_error for run in runs])
+    num_draws = log_joint.shape[1]
+    return Draws(
+        edge_type=edge_type.to(torch.int8).numpy(),
+        log_joint=log_joint.numpy(),
+        accepted=accepted.numpy(),
+        proposed=np.ones(accepted.shape, dtype=bool),
+        move_kind=np.zeros(num_draws, dtype=np.int8),
+        temperature=np.ones(num_draws),
+        move_names=("hidden state and edges",),
+        num_edge_types=prior.num_edge_types,
+        group_names=scenes.group_names,
+        method="mcmc",
+        seed=seed,
+        num_evaluations=max(run.num_evaluations for run in runs),
+        prior=PriorRecord.of(prior),
+        type_prior=prior.type_probability.cpu().numpy(),
+        log_marginal=log_marginal.gather(0, chosen[None])[0].numpy(),
+        log_marginal_error=error.gather(0, chosen[None])[0].numpy(),
+        hidden=HiddenDraws(
+            state=state.numpy(),
+            path=path.movedim(-2, 2).numpy(),
+            num_hidden=number.numpy(),
+            numbers=numbers,
+            log_marginal=log_marginal.numpy(),
+            log_marginal_error=error.numpy(),
+        ),
+    )

@@ -1,0 +1,67 @@
+"""Predictions as a table, and whether structures help to predict. Predictions themselves: test_cli.py."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_nri.learning.checkpoint import load_checkpoint
+from pyro_nri.posterior.predictions import predict, predictions_frame, structure_value
+from pyro_nri.scenes.simulate import simulate
+
+MODEL = Path(__file__).parent.parent.parent / "data" / "models" / "springs5.pt"
+
+
+@pytest.fixture
+def springs(make_tree):
+    """A model of springs, six scenes whose types are called as it calls them, and draws of the true structures."""
+    checkpoint = load_checkpoint(MODEL)
+    scenes = simulate("springs", 6, num_entities=3, num_frames=12, seed=0)
+    scenes = replace(scenes, edge_type=torch.tensor(np.argsort(checkpoint.alignment))[scenes.edge_type])
+    edge_type = np.broadcast_to(scenes.edge_type.numpy(), (2, 5, 6, 6)).copy()
+    return checkpoint.model, make_tree(edge_type, scenes), scenes
+
+
+def test_true_structures_predict_and_those_of_other_scenes_do_not(springs):
+    model, tree, scenes = springs
+    found = structure_value(model, tree, scenes, start=1, num_steps=10)
+    assert found["recording"].tolist() == list(scenes.scene_names)
+    same = (scenes.edge_type == scenes.edge_type.roll(-1, 0)).all(1).numpy()
+    assert (found["error"][same] == found["error_of_others"][same]).all()
+    assert (found["error"][~same] < 0.1 * found["error_of_others"][~same]).all()
+    assert (~same).sum() >= 4
+
+
+def test_with_the_wrong_structures_it_is_the_other_way_round(springs, make_tree):
+    """Each scene has the structure of the one before it, and the next one has its own."""
+    model, _, scenes = springs
+    truth = scenes.edge_type.roll(1, 0).numpy()
+    tree = make_tree(np.broadcast_to(truth, (2, 5, 6, 6)).copy(), scenes)
+    found = structure_value(model, tree, scenes, start=1, num_steps=10)
+    differ = (scenes.edge_type != scenes.edge_type.roll(1, 0)).any(1).numpy()
+    assert (found["error"][differ] > 10 * found["error_of_others"][differ]).all()
+
+
+def test_scenes_of_one_size_alone_have_no_other(springs):
+    model, tree, scenes = springs
+    found = structure_value(model, tree, scenes[:1], start=1, num_steps=3)
+    assert found["error"].tolist() == found["error_of_others"].tolist()
+
+
+def test_table_of_predictions(springs):
+    model, tree, scenes = springs
+    paths = predict(model, tree, scenes, start=2, num_steps=4)
+    frame = predictions_frame(paths)
+    assert frame.columns.tolist() == ["recording", "frame", "entity", "state", "mean", "low", "high"]
+    assert len(frame) == 6 * 4 * 3 * 4
+    row = frame.query("recording == '3' and frame == 5 and entity == '1' and state == 'vy'").iloc[0]
+    wanted = paths.sel(recording="3", frame=5, entity=1, state="vy")
+    assert [row["mean"], row["low"], row["high"]] == [float(wanted[part]) for part in ("mean", "low", "high")]
+
+
+def test_padded_entities_are_no_rows(make_tree, unequal, planted):
+    model = planted("springs").model
+    paths = predict(model, make_tree(scenes=unequal), unequal, start=0, num_steps=2)
+    assert predictions_frame(paths).groupby("recording", sort=False)["entity"].nunique().tolist() == [4, 3, 4]
