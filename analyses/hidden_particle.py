@@ -174,13 +174,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    name, size, num_draws = ("hidden_particle_smoke", 2, 20) if chosen.smoke else ("hidden_particle", CHUNK, 200)
+    name, size, num_draws = ("hidden_particle_smoke", 1, 20) if chosen.smoke else ("hidden_particle", CHUNK, 200)
     systems = chosen.systems[:1] if chosen.smoke else chosen.systems
-    numbers = {"edges given": (1,), "edges unknown": (1,), "count": (1,) if chosen.smoke else (0, 1, 2)}
-    chunks = {
-        setting: 1 if chosen.smoke else -(-(chosen.num_count if setting == "count" else chosen.num_scenes) // CHUNK)
-        for setting in numbers
-    }
+    numbers = {"edges given": (1,), "edges unknown": (1,)} | ({} if chosen.smoke else {"count": (0, 1, 2)})
+    wanted = {setting: chosen.num_count if setting == "count" else chosen.num_scenes for setting in numbers}
+    chunks = {setting: 1 if chosen.smoke else -(-wanted[setting] // CHUNK) for setting in numbers}
     table = chosen.out / f"{name}.csv"
     done = read_frame(table) if table.exists() else pd.DataFrame()
     cells = [(y, s, n, c, chosen.seed) for y in systems for s in numbers for n in numbers[s] for c in range(chunks[s])]

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import pandas as pd
 import pytest
+import torch
 
 from pyro_nri.posterior.frames import read_frame, write_frame
 
@@ -317,3 +318,66 @@ def test_posterior_analysis(tmp_path, capsys, monkeypatch):
     source = tmp_path / "posterior_analysis_smoke.nc"
     script.main(["--posterior", str(source), "--scene", "3", "--out", str(tmp_path)])  # without a model
     assert read_frame(tmp_path / "posterior_analysis.csv").equals(frame)
+
+
+@pytest.mark.slow
+def test_neptune(tmp_path, capsys, monkeypatch):
+    script = load("neptune")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "neptune_smoke.csv"
+    frame = read_frame(path)
+    assert frame["sky"].tolist() == ["ephemeris", "no unseen body"]
+    assert frame["mass_prior"].tolist() == ["any planet"] * 2
+    assert frame.notna().all(axis=None)
+    for column in ("longitude", "latitude", "distance", "mass"):
+        assert (frame[f"{column}_low"] <= frame[column]).all()
+        assert (frame[column] <= frame[f"{column}_high"]).all()
+    assert frame["rms_none"].between(0.5, 1.5).all()  # eight years are too few to need an unseen body
+    assert (frame["log_bayes"].abs() < 5).all()
+    assert len(read_frame(tmp_path / "neptune_smoke_draws.csv")) == 30
+    check_picture(path.with_suffix(".png"))
+    assert len(capsys.readouterr().out.strip().split("\n\n")) == 2
+    full = script.cells(3, smoke=False)
+    assert len(full) == 3 + 2 + 3 * 3
+    monkeypatch.setattr(script, "run_cell", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(read_frame(path), frame)
+
+
+def test_sky_of_neptune_is_what_the_program_follows():
+    """DE405's Uranus is that of the integrator with Neptune, to a twentieth of an arc-second, and is not without it."""
+    script = load("neptune")
+    bodies = pd.read_csv(script.DATA / "bodies.csv")
+    state = torch.tensor(bodies[list(script.STATE)].to_numpy())
+    sky = pd.read_csv(script.DATA / "sky.csv")
+    seen = torch.tensor(sky.filter(like="uranus").to_numpy())
+    assert torch.allclose(seen.norm(dim=-1), torch.ones(66).double(), atol=1e-10)
+    gravity = script.Gravity(script.STATE, time_step=1.0, num_substeps=2)
+    worst = {}
+    for number in (4, 5):
+        path = torch.cat(
+            [state[None, :number], script.rollout(gravity, state[:number], script.everything(number)[0], 65)]
+        )
+        apart = script.DirectionMeasurement(script.STATE)(path)[:, script.URANUS] - seen
+        worst[number] = float(apart.norm(dim=-1).max()) / script.SECOND
+    assert worst[5] < 0.1
+    assert worst[4] > 10
+
+
+@pytest.mark.slow
+def test_hidden_particle(tmp_path, capsys, monkeypatch):
+    script = load("hidden_particle")
+    script.main(["--smoke", "--out", str(tmp_path)])
+    path = tmp_path / "hidden_particle_smoke.csv"
+    frame = read_frame(path)
+    assert frame["setting"].tolist() == ["edges given", "edges unknown"]
+    assert frame["degree"].tolist() == [2, 0]  # the second pulls on nothing: nobody can find it
+    assert frame["mse"].iloc[0] < 1e-6 < frame["mse"].iloc[1]
+    assert (frame["observed_edges"] == 1).all()
+    assert frame["hidden_edges"].iloc[0] == 1
+    check_picture(path.with_suffix(".png"))
+    assert "edges unknown" in capsys.readouterr().out
+    assert len(read_frame(tmp_path / "hidden_particle_smoke_summary.csv")) == 4
+    monkeypatch.setattr(script, "run", refuse)
+    script.main(["--smoke", "--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(read_frame(path), frame)

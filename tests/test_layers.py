@@ -41,11 +41,11 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "dynamics": [
         *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_forces"],
-        *["hidden_paths", "integrated_paths", "rollout"],
+        *["gravity", "hidden_paths", "integrated_paths", "rollout"],
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "program", "hidden", "spec"],
+        *["impulse", "program", "hidden", "spec", "measurement", "starts", "orbits", "noisy"],
     ],
     "inference": [
         *[
@@ -69,6 +69,11 @@ ORDER: dict[str, Sequence[str]] = {
             "proposals",
             "gauss_newton",
             "laplace",
+            "mala",
+            "noisy_modes",
+            "noisy_chains",
+            "noisy_structures",
+            "population",
             "hidden_edges",
             "hidden_search",
             "hidden",
@@ -135,6 +140,7 @@ ORDER: dict[str, Sequence[str]] = {
             "laws",
             "selection",
             "marginals",
+            "paths",
             "figures",
             "plots",
             "hidden_frames",
