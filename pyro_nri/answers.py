@@ -19,7 +19,7 @@ from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.diagnostics import diagnostics_frame
 from pyro_nri.posterior.frames import edges_frame, structures_frame, write_frame
-from pyro_nri.posterior.hidden_frames import hidden_frame, num_hidden_frame
+from pyro_nri.posterior.hidden_frames import has_hidden, hidden_frame, num_hidden_frame
 from pyro_nri.posterior.inclusion import bayes_factors_frame
 from pyro_nri.posterior.law_plots import write_law_plot
 from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
@@ -143,7 +143,7 @@ def export(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         if "type_prior" in group(tree, "constant_data"):
             frames["bayes_factors"] = lambda: bayes_factors_frame(tree)
-        if "hidden_posterior" in tree.children:
+        if has_hidden(tree):
             frames |= {"hidden": lambda: hidden_frame(tree), "num_hidden": lambda: num_hidden_frame(tree)}
         if checkpoint is not None and isinstance(checkpoint.model.dynamics, PairForces):
             frames["laws"] = functools.partial(laws_frame, checkpoint)

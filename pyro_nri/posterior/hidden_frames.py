@@ -73,12 +73,17 @@ def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
     )
 
 
+def has_hidden(tree: xr.DataTree) -> bool:
+    """Whether hidden entities were inferred."""
+    return "hidden_posterior" in tree.children
+
+
 def hidden_group(tree: xr.DataTree) -> xr.Dataset:
     """The group of hidden entities.
 
     Raises:
         ValueError: there is none.
     """
-    if "hidden_posterior" not in tree.children:
+    if not has_hidden(tree):
         raise ValueError("the posterior was inferred without hidden entities: use infer_hidden, or infer --num-hidden")
     return group(tree, "hidden_posterior")

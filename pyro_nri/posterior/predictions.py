@@ -49,6 +49,8 @@ def predict(
         raise ValueError(f"num_structures must be at least 1, found {num_structures}")
     if not 0 < interval < 1:
         raise ValueError(f"interval must be between 0 and 1, found {interval}")
+    if "hidden_posterior" in tree.children:
+        raise ValueError("predictions do not roll out with hidden entities, and this posterior has some")
     scenes = match_scenes(tree, scenes)
     if (num_types := int(tree.attrs["num_edge_types"])) != model.num_edge_types:
         raise ValueError(f"the posterior has {num_types} edge types, the model has {model.num_edge_types}")

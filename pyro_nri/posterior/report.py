@@ -17,6 +17,8 @@ from pyro_nri.posterior.calibration import OVER, UNDER, Calibration, calibration
 from pyro_nri.posterior.convergence import Check, check
 from pyro_nri.posterior.convert import group, library_version, scenes_of
 from pyro_nri.posterior.figures import chosen_scenes
+from pyro_nri.posterior.hidden_frames import has_hidden
+from pyro_nri.posterior.hidden_section import hidden_entities
 from pyro_nri.posterior.scores import score
 from pyro_nri.posterior.truth import has_truth
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame
@@ -100,13 +102,16 @@ def report_html(
     chosen = chosen_scenes(tree, order[:MAX_SCENES] if scenes is None else scenes, len(order))
     parts = [sections.asked(tree, checkpoint), sections.trust(tree, run)]
     parts.append(sections.structures(tree, uncertainty, chosen))
+    if has_hidden(tree):
+        parts.append(hidden_entities(tree, chosen))
     warnings = [explains_nothing(tree), seen_twice(tree, checkpoint, truth)]
     if checkpoint is not None:
         if (found := sections.laws(checkpoint)) is not None:
             parts.append(found)
-        foretold, warning = sections.predictions(tree, checkpoint, _only(truth, tree), chosen[0])
-        parts.append(foretold)
-        warnings.append(warning)
+        if not has_hidden(tree):  # predictions do not roll out with hidden entities
+            foretold, warning = sections.predictions(tree, checkpoint, _only(truth, tree), chosen[0])
+            parts.append(foretold)
+            warnings.append(warning)
     if judged is not None:
         parts.append(sections.scores(score(tree, known, num_replicates=num_replicates), judged))
     verdict = judge(run, judged, [sentence for sentence in warnings if sentence])

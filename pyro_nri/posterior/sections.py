@@ -130,9 +130,9 @@ def trust(tree: xr.DataTree, check: Check) -> Section:
         "chains": "chains by mode",
     }
     caption = f"The {len(worst)} scenes that chains agree about least, of {len(table):,}."
-    section.tables.append(_table(caption, worst, columns))
+    section.tables.append(table_of(caption, worst, columns))
     section.pictures.append(
-        _picture(
+        picture_of(
             plot_split_frequencies(tree),
             "How often two chains have a type at an edge, one against the other, for all edges and pairs of chains: "
             "points off the line are edges that chains do not agree about.",
@@ -140,7 +140,7 @@ def trust(tree: xr.DataTree, check: Check) -> Section:
     )
     worst_scene = str(worst["scene"].iloc[0])
     section.pictures.append(
-        _picture(
+        picture_of(
             plot_trace(tree, worst_scene),
             f"Draw by draw, edges of scene {worst_scene} that chains disagree about most. Chains that mix look alike.",
         )
@@ -175,12 +175,12 @@ def structures(tree: xr.DataTree, uncertainty: pd.DataFrame, chosen: Sequence[st
         "map_probability": "probability of the best",
     }
     caption = f"The {len(most)} scenes most in doubt. Information: share of the prior's doubt that the data took away."
-    section.tables.append(_table(caption, most, columns))
+    section.tables.append(table_of(caption, most, columns))
     size = max(len(group(tree, "constant_data")["entity"]), 1)
     several = ", ".join(chosen)
     if size <= 12:
         section.pictures.append(
-            _picture(
+            picture_of(
                 plot_structures(tree, scenes=chosen, max_scenes=len(chosen), layout="circle")[0],
                 f"Scenes {several}: the most probable type of each edge, wide where sure; a cross marks what is known "
                 f"to be wrong.",
@@ -188,14 +188,14 @@ def structures(tree: xr.DataTree, uncertainty: pd.DataFrame, chosen: Sequence[st
         )
     kind = len(names) - 1
     section.pictures.append(
-        _picture(
+        picture_of(
             plot_edge_probabilities(tree, kind, scenes=chosen, max_scenes=len(chosen))[0],
             f"Scenes {several}: probability that the edge from a sender to a receiver is {names[kind]}.",
         )
     )
     if (uncertainty.set_index("scene").loc[list(chosen), "map_probability"] < SETTLED).any():
         section.pictures.append(
-            _picture(
+            picture_of(
                 plot_structure_probabilities(tree, scenes=chosen, max_scenes=len(chosen))[0],
                 f"Scenes {several}: whole structures, most probable first, named by what differs from the first.",
             )
@@ -207,7 +207,7 @@ def structures(tree: xr.DataTree, uncertainty: pd.DataFrame, chosen: Sequence[st
     in_doubt = in_doubt[in_doubt["sure"] < UNCERTAIN].head(MAX_ROWS)
     caption = f"The {len(in_doubt)} edges most in doubt in scenes {several}, with the probability of each type."
     if len(in_doubt):
-        section.tables.append(_table(caption, in_doubt, columns))
+        section.tables.append(table_of(caption, in_doubt, columns))
     return section
 
 
@@ -223,7 +223,7 @@ def laws(checkpoint: Checkpoint) -> Section | None:
         + (" The interval is pointwise, 90 %." if known else " No laws were drawn, so there are no intervals.")
     )
     caption = "Full lines where data lie, dotted and on grey where a law is only continued."
-    section.pictures.append(_picture(plot_laws(frame)[0], caption))
+    section.pictures.append(picture_of(plot_laws(frame)[0], caption))
     return section
 
 
@@ -270,9 +270,9 @@ def predictions(
     caption = (
         f"Recording {name}: lines are means over drawn structures, fans their 90 % intervals, dots what was observed."
     )
-    section.pictures.append(_picture(plot_predictions(paths, name, scenes=one)[0], caption))
+    section.pictures.append(picture_of(plot_predictions(paths, name, scenes=one)[0], caption))
     if {"x", "y"} <= set(data.state_names):
-        section.pictures.append(_picture(plot_tracks(paths, name, scenes=one), "The same in the plane."))
+        section.pictures.append(picture_of(plot_tracks(paths, name, scenes=one), "The same in the plane."))
     return section, warning
 
 
@@ -299,9 +299,9 @@ def scores(found: Mapping[str, Any], calibration: Calibration) -> Section:
         "high": "high",
     }
     caption = "Calibration: edges by the probability of their most probable type, and how many of them are right."
-    section.tables.append(_table(caption, calibration.table, columns))
+    section.tables.append(table_of(caption, calibration.table, columns))
     picture = "Below the line: over-confident. Above each point the number of edges that it is of."
-    section.pictures.append(_picture(plot_reliability(calibration.table), picture))
+    section.pictures.append(picture_of(plot_reliability(calibration.table), picture))
     return section
 
 
@@ -329,7 +329,8 @@ def _facts(caption: str, rows: Mapping[str, Any]) -> Table:
     return Table(caption, [], [[name, str(value)] for name, value in rows.items()])
 
 
-def _table(caption: str, frame: pd.DataFrame, columns: Mapping[str, str]) -> Table:
+def table_of(caption: str, frame: pd.DataFrame, columns: Mapping[str, str]) -> Table:
+    """Some columns of a frame under readable names."""
     rows = [[_plain(value) for value in row] for row in frame[list(columns)].itertuples(index=False, name=None)]
     return Table(caption, list(columns.values()), rows)
 
@@ -353,7 +354,8 @@ def _plain(value: Any) -> str:
     return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
 
 
-def _picture(drawn: Axes | NDArray[Any], caption: str) -> Picture:
+def picture_of(drawn: Axes | NDArray[Any], caption: str) -> Picture:
+    """What was drawn, as a picture within the page."""
     import matplotlib.pyplot as plt
 
     ax: Axes = drawn.ravel()[0] if isinstance(drawn, np.ndarray) else drawn

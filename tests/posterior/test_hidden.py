@@ -4,13 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyro_nri.inference.draws import Draws, HiddenDraws
+from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.frames import edges_frame, read_frame, write_frame
 from pyro_nri.posterior.hidden_frames import hidden_frame, num_hidden_frame
 from pyro_nri.posterior.hidden_plots import NUM_PATHS, animate_hidden, plot_hidden
+from pyro_nri.posterior.predictions import predict
+from pyro_nri.posterior.report import report_html
 from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.scenes.scenes import Scenes
 
@@ -127,3 +131,16 @@ def test_bad_input_is_named(tree, draws, scenes):
     for function in (hidden_frame, num_hidden_frame, plot_hidden):
         with pytest.raises(ValueError, match="without hidden entities"):
             function(plain)
+
+
+def test_report_tells_of_hidden_entities(tree):
+    page, _ = report_html(tree, num_replicates=10)
+    assert "Is something unseen acting?" in page
+    assert "Most probable number, in scenes: 1 in 1, 2 in 1." in page
+    assert "recorded tracks in grey" in page
+
+
+def test_predictions_are_refused(tree, scenes):
+    model = build_model(ModelSpec(2), torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="do not roll out with hidden entities"):
+        predict(model, tree, scenes, start=2, num_steps=2)
