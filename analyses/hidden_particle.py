@@ -15,8 +15,7 @@ Out, beside this file or in ``--out``: hidden_particle.csv, a row for each scene
 four states, scaled units, of the posterior mean path; ``covered``: share of these numbers inside the 90 % interval of
 the draws; edges: share of the edges whose most probable type is true, among recorded entities and from or to hidden
 ones, under the better numbering of the hidden entities; ``probability``: of the number of hidden entities that is
-true); hidden_particle_summary.csv by degree, and hidden_particle.png. Finished chunks of scenes are kept: the same
-command goes on. ``--smoke`` runs a small one in seconds.
+true); hidden_particle_summary.csv by degree; a picture. Finished chunks are kept. ``--smoke`` runs a small one.
 """
 
 import argparse
@@ -25,7 +24,6 @@ import sys
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -45,7 +43,6 @@ from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 
-matplotlib.use("Agg")
 MODELS = Path(__file__).parent.parent / "data" / "models"
 CHUNK = 20
 PUBLISHED = {"edges given": 1.09e-3, "edges unknown": 2.1e-3}
@@ -114,7 +111,7 @@ def run(system: str, setting: str, number: int, chunk: int, size: int, seed: int
         **{"system": system, "setting": setting, "seed": seed, "chunk": chunk},
         "scene": whole.scene_names,
         "num_hidden": number,
-        "degree": ["+".join(str(d) for d in sorted(row)) for row in degrees(whole, num_observed, system)],
+        "degree": ["+".join(str(d) for d in sorted(row)) or "none" for row in degrees(whole, num_observed, system)],
         "found": draws.hidden.num_hidden,
         "probability": draws.hidden.probability[draws.hidden.numbers.index(number)],
         "seconds": (time.monotonic() - started) / len(whole),
@@ -128,7 +125,7 @@ def run(system: str, setting: str, number: int, chunk: int, size: int, seed: int
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over scenes, by system, setting and whether the hidden particles pull on anything."""
-    pulls = ~frame["degree"].astype(str).str.split("+").map(lambda each: "0" in each)
+    pulls = ~frame["degree"].str.split("+").map(lambda each: "0" in each)
     right = frame["found"] == frame["num_hidden"]
     frame = frame.assign(pulls=np.where(frame["num_hidden"] == 0, True, pulls), right=right.astype(float))
     parts = []
@@ -157,8 +154,9 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         axes.axhline(PUBLISHED["edges given"], color=INK, lw=0.8, ls="--")
         axes.text(0.99, PUBLISHED["edges given"] * 1.3, "published, springs, edges given", ha="right", fontsize=8,
                   transform=axes.get_yaxis_transform())  # fmt: skip
-        axes.set(yscale="log", title=system, xlabel="entities that the hidden one pulls on")
-        axes.set_ylabel("squared error of the hidden path\n(scaled units, mean over frames 0-48)")
+        axes.set(yscale="log", title=system, xlabel="entities that the hidden one pulls on", xticks=range(6))
+        if place == 0:
+            axes.set_ylabel("squared error of the hidden path\n(scaled units, frames 0-48)")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8)
     with written_beside(path) as beside:
         figure.savefig(beside, dpi=150, format="png")
@@ -181,6 +179,8 @@ def main(arguments: list[str] | None = None) -> None:
     chunks = {setting: 1 if chosen.smoke else -(-wanted[setting] // CHUNK) for setting in numbers}
     table = chosen.out / f"{name}.csv"
     done = read_frame(table) if table.exists() else pd.DataFrame()
+    if len(done):  # a column of whole numbers alone is read as such
+        done["degree"] = done["degree"].astype(str)
     cells = [(y, s, n, c, chosen.seed) for y in systems for s in numbers for n in numbers[s] for c in range(chunks[s])]
     keys = ["system", "setting", "num_hidden", "chunk", "seed"]
     known = set() if done.empty else set(done[keys].itertuples(index=False, name=None))
