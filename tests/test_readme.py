@@ -9,7 +9,11 @@ import pytest
 from pyro_nri.scenes.simulate import simulate
 from pyro_nri.scenes.tables import to_dataframe
 
-SHORTER = {"num_steps=300": "num_steps=30", '"auto", seed=0': "1, num_draws=50, seed=0", "scenes[1:3]": "scenes[1:2]"}
+SHORTER = {
+    "num_steps=300": "num_steps=30",
+    '"auto", seed=0': "1, num_draws=50, seed=0",
+    "new = scenes[1::2]": "new = scenes[1:2]",
+}
 README = Path(__file__).parent.parent / "README.md"
 
 
