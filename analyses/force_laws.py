@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes: Cell = {name: getattr(arguments, name) for name in ("num_test", "num_large", "minutes")}
     sizes, name = {**sizes, "num_entities": 5, "large": 10, "num_frames": 49}, "force_laws"
     if arguments.smoke:
-        sizes = {"num_test": 4, "num_large": 2, "minutes": 0.005, "num_entities": 3, "large": 4, "num_frames": 12}
+        sizes = {"num_test": 4, "num_large": 2, "minutes": 0.05, "num_entities": 3, "large": 4, "num_frames": 12}
         name += "_smoke"
     prefix = arguments.out / name
     wanted = cells(1 if arguments.smoke else arguments.seeds, sizes, smoke=arguments.smoke)
