@@ -75,11 +75,12 @@ class Mode(NamedTuple):
 
     @property
     def log_evidence(self) -> Tensor:
-        """Laplace's approximation of the log integral of the density, ``[R]``."""
-        half_log_det = torch.linalg.cholesky(self.precision).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        """Laplace's approximation of the log integral of the density, ``[R]``; -inf where it fails."""
+        root, failed = torch.linalg.cholesky_ex(self.precision)
+        half_log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         half_log_turn = self.value.shape[-1] / 2 * torch.log(self.value.new_tensor(2 * torch.pi))
-        total: Tensor = self.log_density + half_log_turn - half_log_det
-        return total
+        total = self.log_density + half_log_turn - half_log_det
+        return torch.where((failed == 0) & total.isfinite(), total, torch.full_like(total, -torch.inf))
 
 
 def jacobian(function: Callable[[Tensor], Tensor], value: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ entities together; the edges into observed entities are summed out, and drawn af
 independence Metropolis chain; its importance weights give the log marginal.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ NUM_CLIMBED = 6
 NUM_MODES = 6
 #: Starts from prior draws beside the guesses.
 NUM_PRIOR_STARTS = 4
+#: Prior draws that say what the prior is worth.
+NUM_WORTH = 16
 #: How much wider the second bump of each mode is.
 WIDE = 4.0
 #: Bounds of the proposal's share of prior draws.
@@ -53,6 +56,11 @@ class Candidates(NamedTuple):
     into_hidden: Tensor
     log_density: Tensor
     precision: Tensor
+
+    @property
+    def log_evidence(self) -> Tensor:
+        """Laplace's approximation of the log integral around each mode, ``[M, B]``; -inf where it fails."""
+        return Mode(self.state.flatten(-2), self.log_density, self.precision).log_evidence
 
 
 @dataclass(frozen=True)
@@ -91,21 +99,12 @@ class HiddenTarget:
             state = mode.value.view_as(state)
         return Candidates(state, into_hidden, self.log_density(state, into_hidden), mode.precision)
 
-    def log_evidence(self, found: Candidates) -> Tensor:
-        """Laplace's approximation of the log integral around each mode, ``[M, B]``; -inf where it fails."""
-        root, failed = torch.linalg.cholesky_ex(found.precision)
-        size = found.precision.shape[-1]
-        half = size / 2 * torch.log(found.precision.new_tensor(2 * torch.pi))
-        log_det = root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        total = found.log_density + half - log_det
-        return torch.where((failed == 0) & total.isfinite(), total, torch.full_like(total, -torch.inf))
-
 
 def search(coarse: HiddenTarget, fine: HiddenTarget, stream: Stream) -> Candidates:
     """The modes of hidden entities in each scene, and those of edges into them changed one by one, best first.
 
     Args:
-        coarse: target with few sub-steps, to search on.
+        coarse: target with few steps in a frame, to search on.
         fine: target whose modes are wanted.
         stream: of one chain; for starts from the prior.
     """
@@ -119,15 +118,15 @@ def search(coarse: HiddenTarget, fine: HiddenTarget, stream: Stream) -> Candidat
         window = coarse.first_frames(max(MIN_WINDOW, round(share * likelihood.target.shape[1])))
         found = window.climb(state, into, num_rounds=1)
         state = found.state
-    found = _keep(found, _distinct(found, window.log_evidence(found)), NUM_CLIMBED)
+    found = _keep(found, _distinct(found, found.log_evidence), NUM_CLIMBED)
     found = coarse.climb(found.state, found.into_hidden, num_rounds=NUM_ROUNDS)
     for _ in range(NUM_SWEEPS if coarse.rest.is_open else 0):
-        best = _keep(found, _distinct(found, coarse.log_evidence(found)), 1)
+        best = _keep(found, _distinct(found, found.log_evidence), 1)
         changed = coarse.climb(*_neighbours(best, coarse.rest, likelihood.num_edge_types), num_rounds=1)
         found = Candidates(*(torch.cat(parts) for parts in zip(found, changed, strict=True)))
-    found = _keep(found, _distinct(found, coarse.log_evidence(found)), NUM_MODES)
+    found = _keep(found, _distinct(found, found.log_evidence), NUM_MODES)
     found = fine.climb(found.state, found.into_hidden, num_rounds=1)
-    return _keep(found, _distinct(found, fine.log_evidence(found)), NUM_MODES)
+    return _keep(found, _distinct(found, found.log_evidence), NUM_MODES)
 
 
 def _prior_starts(target: HiddenTarget, stream: Stream, number: int) -> tuple[Tensor, Tensor]:
@@ -203,12 +202,12 @@ class Sampled(NamedTuple):
 
 def proposal_of(target: HiddenTarget, found: Candidates, stream: Stream) -> LaplaceMixture:
     """The proposal around modes ``[M, B]``; its share of prior draws follows what prior draws are worth."""
-    evidence = target.log_evidence(found)
-    starts = _prior_starts(target, stream.child("worth of the prior"), 16)
+    evidence = found.log_evidence
+    starts = _prior_starts(target, stream.child("worth of the prior"), NUM_WORTH)
     worth = target.log_density(*starts) + starts[0].square().sum((-1, -2)) / 2
     size = starts[0][0, 0].numel()
     worth = worth + size / 2 * torch.log(worth.new_tensor(2 * torch.pi)) - target.rest.log_prior_into(starts[1])
-    share = (worth.logsumexp(0) - evidence.logsumexp(0)).sigmoid()
+    share = (worth.logsumexp(0) - math.log(NUM_WORTH) - evidence.logsumexp(0)).sigmoid()
     share = torch.where(share.isnan(), torch.ones_like(share), share).clamp(LEAST_PRIOR_SHARE, MOST_PRIOR_SHARE)
     value = found.state.flatten(-2).transpose(0, 1)
     # Each mode twice, narrow and wide: heavy-tailed noise may make a mode wider than its curvature says.

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.exact import MAX_STRUCTURES
+from pyro_nri.inference.exact import MAX_STRUCTURES, code_log_prior
 from pyro_nri.inference.streams import categorical
 from pyro_nri.model.receivers import code_types, codes_of
 from pyro_nri.model.structures import EdgeDistribution, StructureDistribution
@@ -102,12 +102,8 @@ class FactorisedRest(AbstractRest):
         weight = prior.edge_log_weight().detach().double()  # [B, E, K]
         incoming = weight[:, edges.incoming_edges(prior.num_entities)]  # [B, N + N_hidden, L, K]
         self.into_weight = incoming[:, num_observed:]
-        total = incoming[:, :num_observed, 0]
-        for sender in range(1, incoming.shape[2]):
-            total = (total[..., :, None] + incoming[:, :num_observed, sender, None, :]).flatten(-2)
-        self.code_prior = total  # [B, N, K ** L]
+        self.code_prior = code_log_prior(prior)[:, :num_observed]  # [B, N, K ** L]
         self.types = code_types(prior.num_edge_types, prior.num_entities)
-        self.place = prior.num_edge_types ** torch.arange(self.types.shape[1]).flip(0)
         self.num_observed = num_observed
 
     def log_prior_into(self, into_hidden: Tensor) -> Tensor:
@@ -118,7 +114,9 @@ class FactorisedRest(AbstractRest):
         return (table + self.code_prior).logsumexp(-1).sum(-1) + self.log_prior_into(into_hidden)
 
     def log_weight(self, table: Tensor, incoming: Tensor, into_hidden: Tensor) -> Tensor:
-        codes = (incoming * self.place).sum(-1, keepdim=True)
+        codes = codes_of(structure_from(incoming, into_hidden), self.prior.num_edge_types)[
+            ..., : self.num_observed, None
+        ]
         each = (table + self.code_prior).gather(-1, codes.expand(*table.shape[:-1], 1)).squeeze(-1)
         return each.sum(-1) + self.log_prior_into(into_hidden)
 

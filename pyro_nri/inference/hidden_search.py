@@ -1,6 +1,5 @@
 """Where something unseen may be: guesses from the motion that observed entities do not explain among themselves."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -17,6 +16,8 @@ NUM_GUESSES = 8
 BEAM = 12
 #: Scale of what a guess may leave unexplained, as a share of the typical impulse: a guess is rough.
 ROUGHNESS = 1e-4
+#: Rows of guesses that are made longer at once.
+CHUNK_ROWS = 16
 #: Guesses are looked at on every so many frames first.
 SPARSE = 4
 #: Guesses of one scene are the same if their paths are closer than this share of the typical distance.
@@ -100,7 +101,10 @@ def guess(likelihood: HiddenLikelihood, num_guesses: int = NUM_GUESSES) -> tuple
     beam = Guesses(torch.arange(num_scenes), none, force, likelihood.target.new_zeros(num_scenes))
     for number in range(likelihood.num_hidden):
         width = num_guesses if number == likelihood.num_hidden - 1 else BEAM
-        longer = [_one_more(likelihood, Guesses(*(x[row] for x in beam)), width) for row in _row_chunks(beam)]
+        longer = [
+            _one_more(likelihood, Guesses(*(x[row] for x in beam)), width)
+            for row in torch.arange(len(beam.scene)).split(CHUNK_ROWS)
+        ]
         beam = Guesses(*(torch.cat(parts) for parts in zip(*longer, strict=True)))
         beam = _best_of_scenes(beam, num_scenes, width, likelihood)
     states, types = _states(likelihood, beam)
@@ -109,13 +113,8 @@ def guess(likelihood: HiddenLikelihood, num_guesses: int = NUM_GUESSES) -> tuple
     return ((states - likelihood.offset) / likelihood.scale).transpose(0, 1), types.transpose(0, 1)
 
 
-def _row_chunks(beam: Guesses) -> Iterator[Tensor]:
-    """Numbers of a few rows at a time; rows of one scene stay together nowhere."""
-    return iter(torch.arange(len(beam.scene)).split(16))
-
-
 def _one_more(likelihood: HiddenLikelihood, known: Guesses, width: int) -> Guesses:
-    """The best guesses at one more hidden entity beside known ones, up to ``2 width`` for each row."""
+    """The best guesses at one more hidden entity beside known ones, up to ``4 width`` for each row."""
     laws, part = likelihood.dynamics.laws, likelihood[known.scene]
     target = part.target
     num_rows, _, num_observed, _ = target.shape
@@ -174,11 +173,11 @@ def _agreement(
     some, mask, middle = place[:, :, frames], part.mask[:, frames], _middle(part)[:, frames]
     scale = 3 * part.unit_scale()[:, frames] + ROUGHNESS * _typical(part)[:, None, None, None]
     weight = (0.5 / scale)[:, None]  # [R, 1, T', N, S]
-    strength = _strengths(laws, middle[:, None], some[..., None, :]) * weight[..., :1]  # [R, Q, T', N, K]
+    strength = _strengths(laws, middle[:, None], some[..., None, :])  # [R, Q, T', N, K]
     apart = middle[:, None] - some[..., None, :]
     best = torch.full((*place.shape[:2], middle.shape[2]), -torch.inf, dtype=place.dtype)
     for k in range(num_types):
-        pull = strength[..., k, None] * apart * (weight / weight[..., :1])
+        pull = strength[..., k, None] * apart * weight
         for code in range(left.shape[3]):
             x = left[:, None, frames, :, code] * weight - pull
             spread = torch.ones_like(x[..., 0])

@@ -64,11 +64,6 @@ class HiddenLikelihood:
         """N."""
         return self.scenes.num_entities
 
-    @property
-    def num_types_into(self) -> int:
-        """Edges into one entity: ``N + N_hidden - 1``."""
-        return self.num_observed + self.num_hidden - 1
-
     def first_frames(self, num_transitions: int) -> "HiddenLikelihood":
         """The same of the first transitions alone."""
         part: HiddenLikelihood = object.__new__(HiddenLikelihood)

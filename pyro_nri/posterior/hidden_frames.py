@@ -5,6 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from pyro_nri.posterior.convert import group
+from pyro_nri.posterior.hidden import hidden_of
 
 
 def hidden_frame(tree: xr.DataTree, *, interval: float = 0.9) -> pd.DataFrame:
@@ -60,14 +61,13 @@ def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
     hidden = hidden_group(tree)
     numbers, scenes = hidden["number"].values, hidden["scene"].values
     log_marginal = hidden["log_marginal"].transpose("scene", "number").values
-    weight = np.exp(log_marginal - log_marginal.max(1, keepdims=True))
     return pd.DataFrame(
         {
             "scene": np.repeat(scenes, len(numbers)),
             "num_hidden": np.tile(numbers, len(scenes)),
             "log_marginal": log_marginal.ravel(),
             "log_marginal_error": hidden["log_marginal_error"].transpose("scene", "number").values.ravel(),
-            "probability": (weight / weight.sum(1, keepdims=True)).ravel(),
+            "probability": hidden_of(hidden).probability.T.ravel(),
             "chosen": (hidden["num_hidden"].values[:, None] == numbers).ravel(),
         }
     )
