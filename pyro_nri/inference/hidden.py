@@ -17,7 +17,7 @@ from pyro_nri.inference.gauss_newton import Mode
 from pyro_nri.inference.hidden_edges import AbstractRest, structure_from
 from pyro_nri.inference.hidden_search import guess, refine
 from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate, mixture_of
-from pyro_nri.inference.streams import Stream
+from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden import HiddenLikelihood
 
 #: Rounds of most probable edges and least squares from each guess over all frames.
@@ -137,8 +137,7 @@ def _prior_starts(target: HiddenTarget, stream: Stream, number: int) -> tuple[Te
     states, edges_into = [], []
     for start in range(number):
         uniform = stream.child("prior starts").uniform(start, 2 * size + total * (total - 1))[0]  # [B, ...]
-        radius = (-2 * torch.log1p(-uniform[:, :size])).sqrt()
-        normal = radius * torch.cos(2 * torch.pi * uniform[:, size : 2 * size])
+        normal = normals(uniform[:, : 2 * size])
         states.append(normal.view(-1, likelihood.num_hidden, likelihood.dynamics.state_size))
         edges_into.append(target.rest.draw_into(uniform[:, 2 * size :]))
     return torch.stack(states), torch.stack(edges_into)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.gauss_newton import Mode
+from pyro_nri.inference.streams import normals
 
 #: Degrees of freedom of the bumps: their tails are heavier than those of the posterior.
 FREEDOM = 4
@@ -72,10 +73,9 @@ class LaplaceMixture(NamedTuple):
         bump = (choose[..., None] >= cumulative).sum(-1)  # M: the prior
         chosen = bump.clamp(max=num_bumps - 1)
         problem = torch.arange(len(self.centre), device=uniform.device)
-        # Two uniforms make a normal (Box and Muller), or a chi-square variable of four degrees of freedom.
-        log_uniform, turn = torch.log1p(-uniform), 2 * math.pi * uniform[..., size : 2 * size]
-        normal = (-2 * log_uniform[..., :size]).sqrt() * turn.cos()
-        weight = -2 * log_uniform[..., 2 * size :].sum(-1) / FREEDOM
+        normal = normals(uniform[..., : 2 * size])
+        # Two more make a chi-square variable of four degrees of freedom.
+        weight = -2 * torch.log1p(-uniform[..., 2 * size :]).sum(-1) / FREEDOM
         root = self.root[problem, chosen]  # [*batch, B, P, P]
         step = torch.linalg.solve_triangular(root.mT, normal[..., None], upper=True).squeeze(-1)
         near = self.centre[problem, chosen] + step / weight.sqrt()[..., None]

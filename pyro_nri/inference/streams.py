@@ -117,6 +117,13 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(_digest("generator", seed, *purpose) & (_WORD >> 1))
 
 
+def normals(uniform: Tensor) -> Tensor:
+    """Standard normal numbers from twice as many uniform ones (Box and Muller), ``[..., 2 P]`` to ``[..., P]``."""
+    first, second = uniform.chunk(2, -1)
+    result: Tensor = (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * torch.pi * second)
+    return result
+
+
 def categorical(probability: Tensor, uniform: Tensor) -> Tensor:
     """Draw a class for each row by inverting its cumulative distribution function at a uniform number.
 
