@@ -236,8 +236,11 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
     spec = ModelSpec.from_dict(content["spec"])
     width = None if content["encoder"] is None else content["encoder"]["width"]
     checkpoint = new_checkpoint(spec, encoder_width=width, seed=0)
+    weights = dict(content["model"])
+    if checkpoint.model.impulse_power is not None:
+        weights.setdefault("impulse_power.lost", torch.zeros(()))  # older files have no such entry
     # Weights keep the precision that they were saved in.
-    checkpoint.model.to(content["model"]["score_scale"].dtype).load_state_dict(content["model"])
+    checkpoint.model.to(weights["score_scale"].dtype).load_state_dict(weights)
     if checkpoint.encoder is not None:
         if (rank := content["encoder"].get("rank")) is not None:  # older files have no such entry
             checkpoint.encoder.add_coupling(rank, generator=generator(0))

@@ -9,6 +9,7 @@ dynamics or numbers of types: objects made here carry ``is_density = False``, an
 One scene and receiver at a time it factorises like a one-step likelihood, so it fills the same receiver tables.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -33,18 +34,27 @@ from pyro_nri.model.relaxed import relax
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
+#: A path counts as possibly lost where this power of the share of its frames that are hard to follow is not small.
+LOST_EXPONENT = 16
+
 
 class ImpulsePower(nn.Module):
-    """Power to which the composite likelihood of a receiver is raised, so that it is as sure as it may be.
+    """How far the composite likelihood of a receiver is believed, so that it is as sure as it may be.
 
-    ``exp(weight @ covariates)``; weight 0, the start, leaves the likelihood as it is. Fitted by
+    It is raised to a power ``exp(weight @ covariates)``. And where nearly all of the receiver's path is hard to follow,
+    it may have been lost, with probability ``lost * share ** LOST_EXPONENT``: then the data say nothing of its edges.
+    Weights 0 and ``lost`` 0, the start, leave the likelihood as it is. Fitted by
     :func:`pyro_nri.learning.calibration.calibrate`.
+
+    Messages that are cached, where tables would be too large, know the power alone.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("weight", torch.zeros(5))
+        self.register_buffer("lost", torch.zeros(()))
         self.weight: Tensor
+        self.lost: Tensor
 
     def covariates(self, features: ImpulseFeatures) -> Tensor:
         """One, share of frames with integrated paths, log number of frames, their product, any: ``[B, N, 5]``."""
@@ -58,7 +68,34 @@ class ImpulsePower(nn.Module):
 
     def forward(self, features: ImpulseFeatures) -> Tensor:
         """Power of each receiver's log-likelihood, ``[B, N]``."""
-        return (self.covariates(features) @ self.weight.to(features.target.dtype)).clamp(-5, 5).exp()
+        return power_of(self.covariates(features), self.weight.to(features.target.dtype))
+
+    def believed(self, table: Tensor, features: ImpulseFeatures) -> Tensor:
+        """Log-likelihoods of all codes as far as they are believed, ``[B, N, K ** (N - 1)]``."""
+        return believed_table(table, self.covariates(features).to(table), self.weight.to(table), self.lost.to(table))
+
+
+def power_of(covariates: Tensor, weight: Tensor) -> Tensor:
+    """See :class:`ImpulsePower`: ``[B, N]`` from covariates ``[B, N, 5]`` and their weights ``[5]``."""
+    return (covariates @ weight).clamp(-5, 5).exp()
+
+
+def believed_table(table: Tensor, covariates: Tensor, weight: Tensor, lost: Tensor) -> Tensor:
+    """See :class:`ImpulsePower`; differentiable in the weights ``[5]`` and in the probability ``lost``.
+
+    Args:
+        table: log-likelihoods of all codes, ``[B, N, R]``.
+        covariates: ``[B, N, 5]``.
+        weight: ``[5]``.
+        lost: a number from 0 to below 1.
+    """
+    raised = table * power_of(covariates, weight)[..., None]
+    is_lost = (lost * covariates[..., 1] ** LOST_EXPONENT)[..., None]
+    possible = is_lost > 1e-30
+    is_lost = torch.where(possible, is_lost, torch.full_like(is_lost, 0.5))  # no logarithm of 0, nor its gradient
+    mean = raised.logsumexp(-1, keepdim=True) - math.log(raised.shape[-1])
+    mixed = torch.logaddexp(raised + torch.log1p(-is_lost), mean + is_lost.log())
+    return torch.where(possible, mixed, raised)
 
 
 def impulse_log_prob(
@@ -153,7 +190,7 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
     Args:
         dynamics: frozen laws.
         noise: frozen noise of the impulses.
-        power: how sure each receiver's likelihood may be.
+        power: how far each receiver's likelihood is believed.
         scenes: B scenes in G groups, raw units.
     """
     count = num_codes(dynamics.num_edge_types, scenes.num_entities)
@@ -163,11 +200,10 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
             impulses = features.impulses(dynamics.laws)
             per_scene = features.target[0].numel() * count * 2
             size = max(1, CHUNK_FLOATS // per_scene)
-            strength = power(features)[..., None]
             for start in range(0, len(impulses), size):
                 some = slice(start, start + size)
                 part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], ())
-                tables.append(table_of_impulses(impulses[some], part, noise) * strength[some])
+                tables.append(power.believed(table_of_impulses(impulses[some], part, noise), part))
     return grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
 
 

@@ -1,0 +1,103 @@
+"""Whether the two halves of a scene agree on its structure: what data without labels say against a model."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pyro_nri.inference.exact import enumerate_posterior
+from pyro_nri.learning.checkpoint import Checkpoint
+from pyro_nri.model.impulse import ImpulsePower, impulse_table
+from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
+from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, num_codes
+from pyro_nri.scenes.scenes import Scenes
+
+#: Halves contradict each other where two structures are this many times as likely as one. If the model is right, that
+#: happens in one scene of as many, at most.
+ODDS = 20.0
+
+
+def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes, *, kind: str = "auto") -> pd.DataFrame:
+    """Log Bayes factor of one structure for both halves of a scene, against a structure for each half.
+
+    A structure that stays the same explains both halves. Where each half wants one of its own, the structure changes, or
+    the model does not describe what moves the entities, and probabilities of edges mean little: laws learned from
+    entities that do not interact at all give posteriors that are sure, and different in each half. No truth is needed.
+    If model and prior are right, a factor below 1 / x has at most probability 1 / x. A factor near 1 says that a half is
+    too short to tell. The composite likelihood of pair forces enters as it is, before it is raised to a power that makes
+    it as unsure as contradictions demand.
+
+    Args:
+        model: trained model; horizon 1.
+        scenes: B scenes of 4 frames or more in G structure groups, raw units.
+        kind: likelihood, see :meth:`SceneModel.likelihood`.
+
+    Returns:
+        One row for each structure: ``scene``; ``log_bayes_factor``, positive where one structure is enough; ``agree``,
+        share of edges that have the same most probable type in both halves; ``contradict``, whether two structures are
+        more than 20 times as likely.
+
+    Raises:
+        ValueError: scenes are too short or do not fit the model, or their structures cannot be enumerated.
+
+    Example:
+        >>> from pyro_nri.fitting import fit
+        >>> from pyro_nri.scenes.simulate import simulate
+        >>> checkpoint = fit(simulate("springs", 8, num_entities=3, seed=0), num_edge_types=2, num_steps=5, seed=0)
+        >>> compare_halves(checkpoint, simulate("springs", 2, num_entities=3, seed=1)).shape
+        (2, 4)
+    """
+    net = model.model if isinstance(model, Checkpoint) else model
+    if scenes.num_frames < 4:
+        raise ValueError(f"scenes must have 4 frames or more to be halved, found {scenes.num_frames}")
+    middle = scenes.num_frames // 2
+    parts = (scenes.frames(0, middle), scenes.frames(middle, scenes.num_frames))
+    with torch.no_grad():
+        first, second = (_likelihood(net, part, kind) for part in parts)
+        if not (isinstance(first, ReceiverTable) and isinstance(second, ReceiverTable)):
+            raise ValueError(
+                f"halves are compared by enumeration, which needs horizon 1 and few types and entities; found horizon "
+                f"{net.horizon}, {net.num_edge_types} types, {scenes.num_entities} entities"
+            )
+        both = ReceiverTable(
+            first.table + second.table, first.num_edge_types, first.edge_mask, is_density=first.is_density
+        )
+        prior = net.structure_prior(scenes)
+        one, *two = (enumerate_posterior(likelihood, prior) for likelihood in (both, first, second))
+    factor = (one.log_marginal - two[0].log_marginal - two[1].log_marginal).cpu().numpy()
+    mask = first.edge_mask
+    same = (two[0].edge_probability.argmax(-1) == two[1].edge_probability.argmax(-1)) & mask
+    return pd.DataFrame(
+        {
+            "scene": scenes.group_names,
+            "log_bayes_factor": factor,
+            "agree": (same.sum(-1) / mask.sum(-1).clamp(min=1)).cpu().numpy(),
+            "contradict": factor < -math.log(ODDS),
+        }
+    )
+
+
+def _likelihood(model: SceneModel, scenes: Scenes, kind: str) -> AbstractLikelihood:
+    if kind == "forward" or model.impulse_noise is None or model.horizon > 1:
+        return model.likelihood(scenes, kind=kind)
+    if num_codes(model.num_edge_types, scenes.num_entities) > MAX_TABLE_CODES:
+        return model.likelihood(scenes, kind=kind, cache="messages")
+    dynamics, noise, _ = model.impulse_parts
+    return impulse_table(dynamics, noise, ImpulsePower(), scenes.to(torch.float64, model.score_scale.device))
+
+
+def contradiction(num_contradict: int, num_scenes: int) -> str | None:
+    """A sentence if the halves of more scenes contradict each other than chance allows, else None.
+
+    Args:
+        num_contradict: scenes in which they do.
+        num_scenes: all scenes that were halved.
+    """
+    expected = num_scenes / ODDS
+    if num_contradict <= expected + 3 * np.sqrt(expected * (1 - 1 / ODDS)):
+        return None
+    return (
+        f"The two halves of a scene contradict each other on its structure in {num_contradict:,} of {num_scenes:,} scenes "
+        f"(at most {expected:.3g} if the model is right): the structure changes, or this model does not describe these data"
+    )
