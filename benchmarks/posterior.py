@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pyro_nri.inference.draws import Draws
+from pyro_nri.inference.draws import Draws, PriorRecord
 from pyro_nri.posterior.calibration import calibration
 from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import to_datatree
@@ -78,7 +78,7 @@ def make_file(path: str, num_scenes: int, num_chains: int, num_draws: int) -> No
         method="mcmc",
         seed=1,
         num_evaluations=0,
-        type_prior=np.array([0.5, 0.5]),
+        prior=PriorRecord("independent", (0.5, 0.5)),
     )
     write_posterior(to_datatree(draws, scenes, type_alignment=[0, 1]), path)
 

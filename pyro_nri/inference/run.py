@@ -233,7 +233,6 @@ def _exact_draws(
         receiver_probability=receivers,
         prior=PriorRecord.of(prior),
         log_marginal=posterior.log_marginal.cpu().numpy(),
-        type_prior=prior.type_probability.cpu().numpy(),
     )
 
 

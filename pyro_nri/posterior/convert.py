@@ -12,8 +12,8 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
 - ``hidden_posterior``, where hidden entities were inferred: see :func:`~pyro_nri.posterior.hidden.hidden_dataset`;
   their edges are among all others, under the names "hidden 1", ...
-- ``constant_data``: masks, names, kinds, time step, and if known the prior's ``type_weight`` (type; the prior's name is
-  its attribute) and ``type_prior``, the truth and the alignment of type labels.
+- ``constant_data``: masks, names, kinds, time step, and if known the prior's ``type_probability`` (type; the prior's
+  name is its attribute), the truth and the alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
 
 A ``scene`` of the tree is one structure: a group of recordings that share it (by default a group of one). Edges of
@@ -121,8 +121,6 @@ def to_datatree(
         groups["edge_posterior"] = _edge_posterior(draws, edge, names)
     groups["observed_data"] = _observed_data(scenes, first_frame)
     groups["constant_data"] = _constant_data(scenes, edge, names, draws, type_alignment)
-    if draws.type_prior is not None:
-        groups["constant_data"]["type_prior"] = ("type", draws.type_prior)
     if draws.warmup is not None:
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
@@ -312,7 +310,7 @@ def _constant_data(
     if draws.move_names:
         dataset = dataset.assign_coords(move=np.array(draws.move_names, dtype=str))
     if draws.prior is not None:
-        dataset["type_weight"] = prior_variable(draws.prior)
+        dataset["type_probability"] = prior_variable(draws.prior)
     if scenes.entity_kind is not None:
         dataset["entity_kind"] = (("recording", "entity"), scenes.entity_kind.cpu().numpy())
     if scenes.initial_state is not None:
@@ -391,7 +389,6 @@ def _draws_of(
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
         hidden=hidden_of(group(tree, "hidden_posterior")) if "hidden_posterior" in tree.children else None,
-        type_prior=constant["type_prior"].values if "type_prior" in constant else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),
