@@ -154,6 +154,7 @@ ORDER: dict[str, Sequence[str]] = {
     "presets.py": [],
     "fitting.py": [],
     "rivals.py": [],
+    "studies.py": [],
     "cross_fitting.py": [],
     "demo.py": [],
     "answers.py": [],
