@@ -99,6 +99,8 @@ ORDER: dict[str, Sequence[str]] = {
             "replicas",
             "hidden",
             "prior_records",
+            "recordings",
+            "sample_stats",
             "convert",
             "parts",
             "storage",

@@ -93,10 +93,10 @@ class Draws:
         edge_type: int8 ``[C, S, G, E]``, 0 where an end of the edge is padding.
         log_joint: log joint density of each draw, float64 ``[C, S, G]``.
         accepted: whether the step that led to the draw changed the structure, bool ``[C, S, G]``.
-        proposed: whether that step proposed a change at all, bool ``[C, S, G]``.
+        proposed: whether that step proposed a change at all, bool ``[C, S, G]``; never, where draws are independent.
         move_kind: number into ``move_names`` of the step's move, int8 ``[S]``; for thinned draws, of the last step.
         temperature: float64 ``[S]``, 1 everywhere in ``Draws`` that are not warm-up.
-        move_names: names of the kinds of move.
+        move_names: names of the kinds of move; none, where draws are independent.
         num_edge_types: K.
         group_names: G names of the structures.
         method: "exact" (independent draws of an enumerated posterior) or "mcmc".

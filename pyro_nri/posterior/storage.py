@@ -16,10 +16,12 @@ _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 REQUIRED = {
     "posterior": ("edge_type", "scene", "sender", "receiver", "scene_index", "edge_index"),
-    "sample_stats": ("log_joint", "accepted", "proposed", "move_kind", "temperature", "scene"),
+    "sample_stats": ("log_joint", "temperature", "scene"),
     "observed_data": ("trajectory", "recording", "frame", "state"),
     "constant_data": ("time_step", "observation_mask", "entity_mask", "entity_name", "structure_group"),
 }
+
+MOVES = ("accepted", "proposed", "move_kind")  # required of Markov chains
 
 
 def write_posterior(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
@@ -88,6 +90,8 @@ def _check(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
     for name, variables in REQUIRED.items():
         if name not in tree.children:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: the group {name} is missing")
+        if name == "sample_stats" and tree.attrs.get("method") != "exact":
+            variables = (*variables, *MOVES)
         if missing := [variable for variable in variables if variable not in tree[name].variables]:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: {name}/{missing[0]} is missing")
 
