@@ -20,6 +20,7 @@ VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 
 # A file may import from the folders above its own, and from the files to the left of it in its own folder.
 ORDER: dict[str, Sequence[str]] = {
+    "version.py": [],
     "scenes": [
         "edges",
         "isomorphism",

@@ -21,7 +21,6 @@ padded entities are left out, so scenes with unequal numbers of entities fit.
 """
 
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,8 @@ from pyro_nri.posterior.sample_stats import flags, moves_of, sample_stats
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.hidden_entities import with_hidden
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.version import LIBRARY, library_version
 
-LIBRARY = "pyro_nri"
 FORMAT_VERSION = 1
 
 _OWN_ATTRIBUTES = (
@@ -168,14 +167,6 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
     if name not in tree.children:
         raise ValueError(f"the posterior has no group {name!r}, found {', '.join(tree.children) or 'none'}")
     return tree.children[name].to_dataset()
-
-
-def library_version() -> str:
-    """Version of this library that is installed; "unknown" where it only lies beside."""
-    try:
-        return metadata.version(LIBRARY)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # --- parts of the tree -----------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 
 import xarray as xr
 
-from pyro_nri.posterior.convert import FORMAT_VERSION, LIBRARY
+from pyro_nri.posterior.convert import FORMAT_VERSION
 from pyro_nri.posterior.parts import select_scenes
 from pyro_nri.scenes.files import written_beside
+from pyro_nri.version import LIBRARY
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
