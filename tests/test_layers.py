@@ -88,7 +88,7 @@ ORDER: dict[str, Sequence[str]] = {
         ],
     ],
     "learning": [
-        *["checkpoint", "objectives", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
+        *["checkpoint", "objectives", "pace", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
         *["calibration", "distill", "matching", "mixtures"],
     ],
     "baselines": [
