@@ -26,7 +26,15 @@ MOVES = ("accepted", "proposed", "move_kind")  # required of Markov chains
 
 
 def write_posterior(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
-    """Write a posterior as NetCDF, beside ``path`` first and then renamed, so that no half file is ever seen there."""
+    """Write a posterior as NetCDF, beside ``path`` first and then renamed, so that no half file is ever seen there.
+
+    Args:
+        tree: a posterior, see :func:`~pyro_nri.posterior.convert.to_datatree`.
+        path: where to; missing folders are made.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
     encoding: dict[str, dict[str, Any]] = {}
     for name, node in tree.children.items():
         names = ("edge_type", "accepted", "proposed", "receiver_probability")
@@ -44,6 +52,9 @@ def open_posterior(path: str | os.PathLike[str]) -> Iterator[xr.DataTree]:
 
         with open_posterior("posterior.nc") as tree:
             edges = edges_frame(tree)
+
+    Args:
+        path: the file; it stays open until the block ends.
 
     Raises:
         FileNotFoundError: there is no such file.
