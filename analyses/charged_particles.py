@@ -19,14 +19,9 @@ hours on one core, half of it with ``--jobs 2``. ``--smoke`` runs a few small on
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -42,13 +37,12 @@ from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.figures import COLOURS
-from pyro_nri.posterior.frames import read_frame, write_frame
 from pyro_nri.posterior.scores import score_edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.simulate import simulate
+from pyro_nri.studies import Cell, run_cells
 
 matplotlib.use("Agg")
-Cell = dict[str, Any]
 CHOICES = {
     "dynamics": ("pair-forces", "message-passing"),
     "prior": ("independent", "symmetric", "charges"),
@@ -109,18 +103,6 @@ def run_cell(cell: Cell) -> list[Cell]:
         row["best_temperature"] = TEMPERATURES[np.argmax(tempered)] if tempered else None
         rows.append({**row, "num_uncertain_edges": found["num_uncertain_edges"]})
     return rows
-
-
-def run_cells(path: Path, wanted: list[Cell], work: Callable[[Cell], list[Cell]], jobs: int) -> pd.DataFrame:
-    """Run the cells that the table at ``path`` lacks; it is written anew whenever one is finished."""
-    rows: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []
-    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = (pool.map if pool else map)(work, missing)
-        for some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit="model"):
-            rows += some
-            write_frame(pd.DataFrame(rows), path)
-    return pd.DataFrame([row for cell in wanted for row in rows if cell.items() <= row.items()])
 
 
 def markdown(frame: pd.DataFrame, by: list[str]) -> str:
@@ -187,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         name += "_smoke"
     wanted = cells(1 if arguments.smoke else arguments.seeds, sizes, smoke=arguments.smoke)
     path = arguments.out / f"{name}.csv"
-    frame = run_cells(path, wanted, run_cell, arguments.jobs)
+    frame = run_cells(path, wanted, run_cell, jobs=arguments.jobs, unit="model")
     table = frame.query("measurement_noise == 0 and window == num_frames")
     windows = frame[(frame[list(DEFAULT)] == pd.Series(DEFAULT)).all(axis=1)]
     with written_beside(path.with_suffix(".png")) as beside:

@@ -24,14 +24,9 @@ core, half of it with ``--jobs 2``. ``--smoke`` runs a few small ones in seconds
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -44,16 +39,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.posterior.figures import COLOURS, DASHES
-from pyro_nri.posterior.frames import read_frame, write_frame
+from pyro_nri.posterior.frames import read_frame
 from pyro_nri.posterior.scores import score_edges
 from pyro_nri.rivals import alignment_of, fit_method, num_steps
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 from pyro_nri.scenes.velocities import with_velocities
+from pyro_nri.studies import Cell, run_cells
 
 matplotlib.use("Agg")
-Cell = dict[str, Any]
 SYSTEMS, DYNAMICS = ("springs", "charged"), ("pair-forces", "message-passing", "variational")
 USUAL = {"num_train": 100, "num_frames": 49, "measurement_noise": 0.0, "velocities": "observed"}
 SCENES, FRAMES, NOISES = (5, 10, 30, 100, 300, 1000, 5000), (5, 10, 20, 49), (0.0, 1e-3, 1e-2, 5e-2)
@@ -113,18 +108,6 @@ def run_cell(cell: Cell) -> list[Cell]:
     return [{**row, **{end: found["edge_accuracy"][end] for end in ("low", "high")}}]
 
 
-def run_cells(path: Path, wanted: list[Cell], work: Callable[[Cell], list[Cell]], jobs: int) -> pd.DataFrame:
-    """Run the cells that the table at ``path`` lacks; it is written anew whenever one is finished."""
-    rows: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []
-    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = (pool.map if pool else map)(work, missing)
-        for some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit="model"):
-            rows += some
-            write_frame(pd.DataFrame(rows), path)
-    return pd.DataFrame(rows)
-
-
 def draw(frame: pd.DataFrame, usual: Cell, num_edges: int) -> Figure:
     """Edges right against scenes, frames and noise: mean over seeds, bars from the worst to the best."""
     figure = Figure(figsize=(11, 4.3), layout="constrained")
@@ -173,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
         path, usual, num_seeds = path.with_name("data_efficiency_smoke.csv"), {**USUAL, "num_train": 4}, 1
         sizes = {"num_entities": 3, "num_test": 4, "minutes": 0.003}
         only = only or ["springs", "message-passing", "frames"]
-    run_cells(path, cells(num_seeds, sizes, usual, only), run_cell, arguments.jobs)
+    run_cells(path, cells(num_seeds, sizes, usual, only), run_cell, jobs=arguments.jobs, unit="model")
     every = pd.DataFrame(cells(num_seeds, sizes, usual, []))  # what other runs with --only have made too
     frame = every.merge(read_frame(path))
     with written_beside(path.with_suffix(".png")) as beside:

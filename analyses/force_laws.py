@@ -22,21 +22,15 @@ on. 30 trainings: about 45 minutes on one core, half of it with ``--jobs 2``. ``
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -52,9 +46,9 @@ from pyro_nri.posterior.scores import score_edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
+from pyro_nri.studies import Cell, run_cells
 
 matplotlib.use("Agg")
-Cell = dict[str, Any]
 NAMES = {
     "charged": ("attract", "repel"),
     "springs": ("no spring", "spring"),
@@ -137,18 +131,6 @@ def law_error(laws: pd.DataFrame, system: str) -> float:
     return float((laws["force"] / np.where(kept, truth, np.nan) - 1).abs().median())
 
 
-def run_cells(path: Path, wanted: list[Cell], work: Callable[[Cell], list[Cell]], jobs: int) -> pd.DataFrame:
-    """Run the cells that the table at ``path`` lacks; it is written anew whenever one is finished."""
-    rows: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []
-    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = (pool.map if pool else map)(work, missing)
-        for some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit="model"):
-            rows += some
-            write_frame(pd.DataFrame(rows), path)
-    return pd.DataFrame([row for cell in wanted for row in rows if cell.items() <= row.items()])
-
-
 def markdown(frame: pd.DataFrame, by: list[str]) -> str:
     """Means over seeds as a Markdown table."""
     lines = ["| " + " | ".join([*by, *COLUMNS]) + " |", "|" + "---|" * (len(by) + len(COLUMNS))]
@@ -174,7 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         name += "_smoke"
     prefix = arguments.out / name
     wanted = cells(1 if arguments.smoke else arguments.seeds, sizes, smoke=arguments.smoke)
-    frame = run_cells(Path(f"{prefix}.csv"), wanted, partial(run_cell, prefix=str(prefix)), arguments.jobs)
+    work = partial(run_cell, prefix=str(prefix))
+    frame = run_cells(f"{prefix}.csv", wanted, work, jobs=arguments.jobs, unit="model")
     for system in (system for system in NAMES if Path(f"{prefix}_{system}.csv").exists()):
         laws = read_frame(f"{prefix}_{system}.csv")
         names = [NAMES[system][kind] for kind in laws.groupby("edge_type")["aligned_type"].first()]

@@ -17,13 +17,8 @@ graph_classes.png. Finished trainings are kept: run it again to go on. 8 trainin
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,16 +33,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from pyro_nri.inference.streams import generator
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.posterior.figures import COLOURS
-from pyro_nri.posterior.frames import read_frame, write_frame
 from pyro_nri.rivals import fit_method, score_method
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.isomorphism import canonical_structure, graph_classes
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
+from pyro_nri.studies import Cell, run_cells
 
 matplotlib.use("Agg")
-Cell = dict[str, Any]
 METHODS = ("supervised", "variational", "message_passing", "pair_forces")
 CLASSES, TRAININGS = ("seen", "unseen"), ("seen classes", "all classes")
 
@@ -99,18 +93,6 @@ def run_cell(cell: Cell) -> list[Cell]:
         scores = score_method(found, train, test, start=49, steps=(1, 10))
         rows.append({**cell, "classes": classes, "training_seconds": seconds, **scores})
     return rows
-
-
-def run_cells(path: Path, wanted: list[Cell], work: Callable[[Cell], list[Cell]], jobs: int) -> pd.DataFrame:
-    """Run the cells that the table at ``path`` lacks; it is written anew whenever one is finished."""
-    rows: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []
-    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = (pool.map if pool else map)(work, missing)
-        for some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit="training"):
-            rows += some
-            write_frame(pd.DataFrame(rows), path)
-    return pd.DataFrame([row for cell in wanted for row in rows if cell.items() <= row.items()])
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -167,7 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.smoke:
         sizes = {"num_train": 6, "num_test": 4, "minutes": 0.003, "num_entities": 4}
         path, wanted = arguments.out / "graph_classes_smoke.csv", cells(1, sizes, METHODS[:3])
-    frame = run_cells(path, wanted, run_cell, arguments.jobs)
+    frame = run_cells(path, wanted, run_cell, jobs=arguments.jobs, unit="training")
     with written_beside(path.with_suffix(".png")) as beside:
         draw(frame).savefig(beside, dpi=150)
     print(summary(frame).round(2).to_string(index=False))

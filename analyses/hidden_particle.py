@@ -22,13 +22,13 @@ import argparse
 import itertools
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -42,9 +42,11 @@ from pyro_nri.scenes import edges
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
+from pyro_nri.studies import Cell, run_cells
 
 MODELS = Path(__file__).parent.parent / "data" / "models"
 CHUNK = 20
+KEYS = ("system", "setting", "num_hidden", "chunk", "seed")
 PUBLISHED = {"edges given": 1.09e-3, "edges unknown": 2.1e-3}
 
 
@@ -93,8 +95,9 @@ def compare(draws: Draws, whole: Scenes, num_observed: int, checkpoint: Checkpoi
     return best
 
 
-def run(system: str, setting: str, number: int, chunk: int, size: int, seed: int, num_draws: int) -> pd.DataFrame:
+def run_cell(cell: Cell, size: int, num_draws: int) -> list[Cell]:
     """Infer one chunk of scenes."""
+    system, setting, number, chunk, seed = (cell[name] for name in KEYS)
     checkpoint = load_model(MODELS / f"{system}5.pt")
     num_observed = 4 if setting == "edges given" else 5
     whole = scenes_of(system, num_observed, number, chunk, seed=seed, linked=setting == "count")[:size]
@@ -120,7 +123,7 @@ def run(system: str, setting: str, number: int, chunk: int, size: int, seed: int
     if setting != "count":
         table |= compare(draws, whole, num_observed, checkpoint)
         table["accepted"] = draws.accepted.mean((0, 1))
-    return pd.DataFrame(table)
+    return pd.DataFrame(table).to_dict("records")
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -175,19 +178,14 @@ def main(arguments: list[str] | None = None) -> None:
     name, size, num_draws = ("hidden_particle_smoke", 1, 20) if chosen.smoke else ("hidden_particle", CHUNK, 200)
     systems = chosen.systems[:1] if chosen.smoke else chosen.systems
     numbers = {"edges given": (1,), "edges unknown": (1,)} | ({} if chosen.smoke else {"count": (0, 1, 2)})
-    wanted = {setting: chosen.num_count if setting == "count" else chosen.num_scenes for setting in numbers}
-    chunks = {setting: 1 if chosen.smoke else -(-wanted[setting] // CHUNK) for setting in numbers}
+    most = {setting: chosen.num_count if setting == "count" else chosen.num_scenes for setting in numbers}
+    chunks = {setting: 1 if chosen.smoke else -(-most[setting] // CHUNK) for setting in numbers}
     table = chosen.out / f"{name}.csv"
-    done = read_frame(table) if table.exists() else pd.DataFrame()
-    if len(done):  # a column of whole numbers alone is read as such
-        done["degree"] = done["degree"].astype(str)
     cells = [(y, s, n, c, chosen.seed) for y in systems for s in numbers for n in numbers[s] for c in range(chunks[s])]
-    keys = ["system", "setting", "num_hidden", "chunk", "seed"]
-    known = set() if done.empty else set(done[keys].itertuples(index=False, name=None))
-    for system, setting, number, chunk, seed in tqdm([cell for cell in cells if cell not in known], unit="chunk"):
-        part = run(system, setting, number, chunk, size, seed, num_draws)
-        done = pd.concat([done, part], ignore_index=True)
-        write_frame(done, table)
+    wanted = [dict(zip(KEYS, cell, strict=True)) for cell in cells]
+    run_cells(table, wanted, partial(run_cell, size=size, num_draws=num_draws), unit="chunk")
+    done = read_frame(table)  # with what other runs have made
+    done["degree"] = done["degree"].astype(str)  # a column of whole numbers alone is read as such
     result = summary(done)
     write_frame(result, chosen.out / f"{name}_summary.csv")
     draw(done[done["setting"] != "count"], chosen.out / f"{name}.png")

@@ -19,6 +19,7 @@ runs a short recording with few draws. Half an hour on one core.
 import argparse
 import math
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -46,9 +46,9 @@ from pyro_nri.posterior.frames import read_frame, write_frame
 from pyro_nri.posterior.plots import COLOURS
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.studies import Cell, run_cells
 
 matplotlib.use("Agg")
-Row = dict[str, Any]
 DATA = Path(__file__).parent.parent / "data" / "neptune"
 STATE, SECOND, URANUS = ("x", "y", "z", "vx", "vy", "vz", "gm"), math.radians(1 / 3600), 3
 MASSES = {"any planet": (3e-5, 4.0), "like Uranus": (4.4e-5, 2.0), "like Saturn": (2.9e-4, 2.0)}
@@ -86,15 +86,15 @@ def recording(sky: str, noise: float, seed: int, num_frames: int) -> tuple[Tenso
     return known, Scenes.from_arrays(path + noise * SECOND * error, **options)
 
 
-def place(position: Any) -> Row:
+def place(position: Any) -> Cell:
     """Heliocentric longitude and latitude in degrees, and distance."""
     x, y, z = np.moveaxis(np.asarray(position), -1, 0)
     turn, flat = np.rad2deg(np.arctan2(y, x)) % 360, np.hypot(x, y)
     return {"longitude": turn, "latitude": np.rad2deg(np.arctan2(z, flat)), "distance": np.hypot(flat, z)}
 
 
-def run_cell(cell: Row) -> tuple[Row, pd.DataFrame]:
-    """One row of results, and draws of the unseen body."""
+def run_cell(cell: Cell, places: Path) -> list[Cell]:
+    """One row of results; draws of the unseen body, where they are shown, go into the table ``places``."""
     num_frames, num_draws = cell["num_frames"], cell["num_draws"]
     known, scenes = recording(cell["sky"], cell["noise"], cell["seed"], num_frames)
     none, one = (program(known, mass, cell["noise"]) for mass in (None, MassPrior(*MASSES[cell["mass_prior"]])))
@@ -124,7 +124,10 @@ def run_cell(cell: Row) -> tuple[Row, pd.DataFrame]:
     for column, values in draws.items():
         row |= dict(zip((f"{column}_low", column, f"{column}_high"), values.quantile([0.05, 0.5, 0.95]), strict=True))
     row |= {f"true_{column}": float(value) for column, value in truth.items()}
-    return row, pd.DataFrame([cell] * num_draws).join(draws.round({"mass": 8} | dict.fromkeys(truth, 3)))
+    if cell["sky"] == SKIES[0] and cell["noise"] == 1:
+        draws = pd.DataFrame([cell] * num_draws).join(draws.round({"mass": 8} | dict.fromkeys(truth, 3)))
+        write_frame(pd.concat([read_frame(places), draws], ignore_index=True) if places.exists() else draws, places)
+    return [row]
 
 
 def draw(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
@@ -152,7 +155,7 @@ def draw(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     return figure
 
 
-def cells(num_seeds: int, smoke: bool) -> list[Row]:
+def cells(num_seeds: int, smoke: bool) -> list[Cell]:
     """What to infer: mass priors, precise measurements, controls."""
     real = [(SKIES[0], mass, 1.0, 0) for mass in MASSES]
     precise = [(SKIES[0], "any planet", noise, 0) for noise in (0.3, 0.1)]
@@ -171,17 +174,10 @@ def main(argv: list[str] | None = None) -> None:
     smoke, path = arguments.smoke, arguments.out / ("neptune_smoke.csv" if arguments.smoke else "neptune.csv")
     sizes = {"num_frames": 8 if smoke else 66, "num_draws": 30 if smoke else arguments.num_draws}
     wanted = [cell | sizes for cell in cells(arguments.seeds, smoke)]
-    paths = (path, path.with_name(f"{path.stem}_draws.csv"))
-    rows, places = (read_frame(at).to_dict("records") if at.exists() else [] for at in paths)
-    for cell in tqdm([cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)], unit="row"):
-        row, draws = run_cell(cell)
-        rows.append(row)
-        places += draws.to_dict("records") if cell["sky"] == SKIES[0] and cell["noise"] == 1 else []
-        for at, found in zip(paths, (rows, places), strict=True):
-            write_frame(pd.DataFrame(found), at)
-    table = pd.DataFrame(wanted).merge(pd.DataFrame(rows))
+    places = path.with_name(f"{path.stem}_draws.csv")
+    table = run_cells(path, wanted, partial(run_cell, places=places), unit="row")
     with written_beside(path.with_suffix(".png")) as beside:
-        draw(table, pd.DataFrame(places)).savefig(beside, dpi=150)
+        draw(table, read_frame(places)).savefig(beside, dpi=150)
     first, control = table.iloc[0], table[table["sky"] == SKIES[1]]["log_bayes"]
     ends = [first[[name, f"{name}_low", f"{name}_high"]] for name in ("longitude", "distance", "mass")]
     longitude, distance, mass = ("{:.3g} [{:.3g}, {:.3g}]".format(*each) for each in ends)

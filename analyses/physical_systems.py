@@ -23,14 +23,9 @@ takes parts. ``--smoke`` runs small ones in seconds.
 import argparse
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -42,13 +37,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.posterior.figures import COLOURS
-from pyro_nri.posterior.frames import read_frame, write_frame
+from pyro_nri.posterior.frames import read_frame
 from pyro_nri.rivals import METHODS, SHARED, fit_methods, score_method
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.simulate import simulate
+from pyro_nri.studies import Cell, run_cells
 
 matplotlib.use("Agg")
-Cell = dict[str, Any]
 SYSTEMS, START, STEPS = ("springs", "charged"), 49, (1, 10, 20)
 TRAINED = tuple(name for name in METHODS if name not in SHARED.values())
 NO_TRAINING = ("static", "correlation_path")
@@ -102,18 +97,6 @@ def run_cell(cell: Cell, device: str = "cpu") -> list[Cell]:
         scores = score_method(baseline, train, test, start=START, steps=STEPS)
         rows.append({**made, "method": method, **scores, **beside})
     return rows
-
-
-def run_cells(path: Path, wanted: list[Cell], work: Callable[[Cell], list[Cell]], jobs: int) -> pd.DataFrame:
-    """Run the cells that the table at ``path`` lacks; it is written anew whenever one is finished."""
-    rows: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []
-    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = (pool.map if pool else map)(work, missing)
-        for some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit="training"):
-            rows += some
-            write_frame(pd.DataFrame(rows), path)
-    return pd.DataFrame(rows)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -179,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     budget = "smoke" if arguments.smoke else arguments.budget
     path = arguments.out / f"physical_systems{'' if budget == 'small' else '_' + budget}.csv"
     wanted = cells(budget, 1 if arguments.smoke else arguments.seeds, arguments.only)
-    table = summary(run_cells(path, wanted, partial(run_cell, device=arguments.device), arguments.jobs))
+    run_cells(path, wanted, partial(run_cell, device=arguments.device), jobs=arguments.jobs, unit="training")
+    table = summary(read_frame(path))  # with what other runs with --only have made
     path.with_suffix(".md").write_text(markdown(table) + "\n")
     with written_beside(path.with_suffix(".png")) as beside:
         draw(table).savefig(beside, dpi=150)

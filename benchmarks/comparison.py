@@ -16,7 +16,7 @@ Finished rows are kept. About 60 minutes on one core.
 import argparse
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ from pyro_nri.inference.draws import Draws, PriorRecord
 from pyro_nri.model.receivers import code_types, structure_of
 from pyro_nri.posterior.convert import to_datatree
 from pyro_nri.posterior.covariates import compare_covariate
-from pyro_nri.posterior.frames import read_frame, write_frame
 from pyro_nri.posterior.groups import compare_groups
 from pyro_nri.posterior.probability import edge_probability
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.studies import Cell, run_cells
 
 OUT = Path(__file__).parent / "results" / "comparison.csv"
 LEVELS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -177,7 +177,7 @@ def run_slope(cell: dict[str, Any], study: int) -> pd.DataFrame:
     return frame[(frame["type"] == TYPE) & frame["quantity"].str.endswith("slope")].assign(naive=naive)
 
 
-def cells() -> list[dict[str, Any]]:
+def kinds() -> list[dict[str, Any]]:
     """The kinds of studies."""
     groups = [
         {"kind": kind, "information": information, "num_scenes": num_scenes}
@@ -194,22 +194,23 @@ def cells() -> list[dict[str, Any]]:
     return slopes + groups
 
 
-def run_cell(cell: dict[str, Any], num_studies: int) -> pd.DataFrame:
+def run_cell(cell: Cell, num_studies: int) -> list[Cell]:
     """Many studies of one kind in one table, a row for each quantity."""
     torch.set_num_threads(1)
+    (kind,) = (each for each in kinds() if columns(each) == cell)
     started = time.monotonic()
-    run = run_slope if cell["kind"] == "covariate" else run_study
-    every = pd.concat([run(cell, study) for study in range(num_studies)])
-    if cell["kind"] == "covariate":
-        truth = {"density slope": cell["slope"]}
+    run = run_slope if kind["kind"] == "covariate" else run_study
+    every = pd.concat([run(kind, study) for study in range(num_studies)])
+    if kind["kind"] == "covariate":
+        truth = {"density slope": kind["slope"]}
     else:
-        values = [true_values(*group) for group in KINDS[cell["kind"]]]
+        values = [true_values(*group) for group in KINDS[kind["kind"]]]
         truth = {name: values[0][name] - values[1][name] for name in values[0]}
     rows = []
     for name, part in every.groupby("quantity", sort=False):
         effect = truth[name]
         row = {
-            **_named(cell),
+            **cell,
             "quantity": name,
             "num_studies": num_studies,
             "true_effect": effect,
@@ -222,7 +223,7 @@ def run_cell(cell: dict[str, Any], num_studies: int) -> pd.DataFrame:
         }
         rows.append(row)
     seconds = (time.monotonic() - started) / num_studies
-    return pd.DataFrame(rows).assign(seconds_per_study=round(seconds, 3))
+    return [row | {"seconds_per_study": round(seconds, 3)} for row in rows]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -231,29 +232,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args(argv)
-    done = [read_frame(arguments.out)] if arguments.out.exists() else []
-    known = {_key(row) for frame in done for row in frame.to_dict("records")}
-    wanted = [cell for cell in cells() if _key(_named(cell)) not in known]
-    with ProcessPoolExecutor(arguments.jobs) as executor:
-        tables = executor.map(run_cell, wanted, [arguments.num_studies] * len(wanted))
-        for cell, found in zip(wanted, tables, strict=True):
-            done.append(found)
-            write_frame(pd.concat(done, ignore_index=True), arguments.out)
-            print(cell, found.round(3).to_string(), sep="\n", flush=True)
+    work = partial(run_cell, num_studies=arguments.num_studies)
+    found = run_cells(arguments.out, [columns(kind) for kind in kinds()], work, jobs=arguments.jobs, unit="kind")
+    print(found.round(3).to_string(index=False))
 
 
-def _named(cell: dict[str, Any]) -> dict[str, Any]:
-    """What a cell and its rows have in common."""
+def columns(kind: dict[str, Any]) -> Cell:
+    """What a kind of studies is called in its rows."""
     return {
-        "kind": f"covariate, slope {cell['slope']:g}" if "slope" in cell else cell["kind"],
-        "information": cell["information"],
-        "num_scenes_a": cell["num_scenes"][0],
-        "num_scenes_b": cell["num_scenes"][1],
+        "kind": f"covariate, slope {kind['slope']:g}" if "slope" in kind else kind["kind"],
+        "information": kind["information"],
+        "num_scenes_a": kind["num_scenes"][0],
+        "num_scenes_b": kind["num_scenes"][1],
     }
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("kind", "information", "num_scenes_a", "num_scenes_b"))
 
 
 if __name__ == "__main__":

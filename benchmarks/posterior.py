@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pyro_nri.inference.draws import Draws
+from pyro_nri.inference.draws import Draws, PriorRecord
 from pyro_nri.posterior.calibration import calibration
 from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import to_datatree
@@ -78,12 +78,12 @@ def make_file(path: str, num_scenes: int, num_chains: int, num_draws: int) -> No
         method="mcmc",
         seed=1,
         num_evaluations=0,
-        type_prior=np.array([0.5, 0.5]),
+        prior=PriorRecord("independent", (0.5, 0.5)),
     )
     write_posterior(to_datatree(draws, scenes, type_alignment=[0, 1]), path)
 
 
-def difference(name: str, found: Any, probability: np.ndarray, truth: np.ndarray, edge_type: np.ndarray) -> float:
+def difference(name: str, found: Any, truth: np.ndarray, edge_type: np.ndarray) -> float:
     """How far some of a table's figures are from plain NumPy."""
     count, size = edge_type.sum((0, 1), dtype=np.int64), edge_type.shape[0] * edge_type.shape[1]
     estimate = (count + 0.5) / (size + 1)
@@ -157,7 +157,7 @@ def main() -> None:
     edge_type = drawn(probability, *size[1:])
     frame = pd.DataFrame(rows)
     names = [name for name in frame["what"] if name != "edges to CSV"]
-    found = {name: difference(name, kept[name], probability, truth, edge_type) for name in names}
+    found = {name: difference(name, kept[name], truth, edge_type) for name in names}
     frame["largest_difference"] = frame["what"].map(found)
     frame.insert(0, "num_scenes", arguments.num_scenes)
     frame.insert(1, "num_draws", arguments.num_chains * arguments.num_draws)

@@ -21,13 +21,12 @@ beside the next scene's enumeration, and "forgetful" learned blocks without thei
 import argparse
 import sys
 import time
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -44,9 +43,10 @@ from pyro_nri.model.relaxed import Relaxed
 from pyro_nri.model.structures import ChargesDistribution
 from pyro_nri.posterior.compare import UNCERTAIN
 from pyro_nri.posterior.diagnostics import DISAGREEING, MOVING, edge_diagnostics
-from pyro_nri.posterior.frames import read_frame, write_frame
+from pyro_nri.posterior.frames import read_frame
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.simulate import simulate
+from pyro_nri.studies import Cell, run_cells
 
 PRIORS = {"charged": ("independent", "symmetric", "charges"), "springs": ("independent", "symmetric")}
 KERNELS = ("auto", "neural", "uniform", "exact", "balanced", "rounds", "tempered", "forgetful")
@@ -59,6 +59,7 @@ SHOWN += ["z_mean", "z_sd", "z_max", "z_sd_passed", "mean_difference", "correlat
 Batch = dict[str, Any]  # structures of all windows; each entry has one row for each
 
 
+@lru_cache(maxsize=1)
 def observe(system: str, num_scenes: int) -> Batch:
     """The held-out scenes of a system; scene b is the same path in every window."""
     checkpoint = load_checkpoint(Path(__file__).parent.parent / "data" / "models" / f"{system}5.pt")
@@ -80,6 +81,12 @@ def posterior(batch: Batch, prior: str) -> tuple[ReceiverTable, Any]:
     if prior == "charges":  # the model of charged particles has the repulsion of equal charges as type 0
         return table, ChargesDistribution(torch.tensor([[0, 1], [1, 0]]), 2, mask, validate_args=False)
     return table, make_prior(prior, 2, learn_weights=False).double()(mask)
+
+
+@lru_cache(maxsize=1)
+def exact_probability(system: str, num_scenes: int, prior: str) -> np.ndarray:
+    """Of type 1, ``[G, E]``."""
+    return enumerate_posterior(*posterior(observe(system, num_scenes), prior)).edge_probability[..., 1].numpy()
 
 
 def jobs_of(system: str, kernels: list[str], fixed: dict[str, Any]) -> list[dict[str, Any]]:
@@ -147,8 +154,10 @@ def compare(draws: np.ndarray, reported: np.ndarray, exact: np.ndarray, starts: 
     return row | {"missed": " ".join(names)}
 
 
-def rows_of(batch: Batch, exact: np.ndarray, job: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(job: Cell, num_scenes: int) -> list[Cell]:
     """A row of all windows and one of each, and the control that needs no draws of its own."""
+    batch = observe(job["system"], num_scenes)
+    exact = exact_probability(job["system"], num_scenes, job["prior"])
     window, in_doubt = batch["window"], ((exact > UNCERTAIN[0]) & (exact < UNCERTAIN[1])).any(1)
     wanted = in_doubt if job["scenes"] == "in doubt" else ~in_doubt & (window < 4)  # the windows without noise
     chosen = np.concatenate([np.flatnonzero(wanted & (window == w))[: job["limit"]] for w in range(len(WINDOWS))])
@@ -181,17 +190,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     path = arguments.out / ("posterior_quality_smoke.csv" if arguments.smoke else "posterior_quality.csv")
-    rows = read_frame(path).to_dict("records") if path.exists() else []
-    for system in arguments.systems:
-        wanted = jobs_of(system, arguments.kernels, {"seed": arguments.seed} | (SMALL if arguments.smoke else {}))
-        jobs = [job for job in wanted if not any(job.items() <= row.items() for row in rows)]
-        batch, known = observe(system, 10 if arguments.smoke else 1000) if jobs else {}, {}
-        for job in tqdm(jobs, desc=system, unit="run"):
-            if job["prior"] not in known:
-                known = {job["prior"]: enumerate_posterior(*posterior(batch, job["prior"])).edge_probability}
-            rows += rows_of(batch, known[job["prior"]][..., 1].numpy(), job)
-            write_frame(pd.DataFrame(rows), path)
-    frame = pd.DataFrame([row for row in rows if np.isnan(row["num_frames"])])
+    fixed = {"seed": arguments.seed} | (SMALL if arguments.smoke else {})
+    wanted = [job for system in arguments.systems for job in jobs_of(system, arguments.kernels, fixed)]
+    run_cells(path, wanted, partial(rows_of, num_scenes=10 if arguments.smoke else 1000), unit="run")
+    frame = read_frame(path).query("num_frames.isna()")
     print(frame[SHOWN].round(4).to_string(index=False), f"wrote {path}", sep="\n")
 
 

@@ -131,11 +131,11 @@ def main() -> None:
     print(frame.round(3).to_string(index=False))
     exact = (goal == truth).double().mean().item()
     print(f"edges of the enumerated most probable structures that are right: {max(exact, 1 - exact):.4f}")
-    draw(frame, best, limit).savefig(arguments.out / f"{name}.png", dpi=150)
+    draw(frame, best).savefig(arguments.out / f"{name}.png", dpi=150)
     print(f"wrote {arguments.out / name}.csv and .png")
 
 
-def draw(frame: pd.DataFrame, best: float, limit: int) -> Figure:
+def draw(frame: pd.DataFrame, best: float) -> Figure:
     """The curve over training."""
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     ax = figure.subplots()

@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from pyro_nri.scenes.simulate import simulate
     from pyro_nri.scenes.velocities import with_velocities
 
+    __version__: str
+
 _HOME = {
     "BounceGrad": "learning.bouncegrad",
     "ModelSpec": "model.spec",
@@ -203,6 +205,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("pyro_nri.version").library_version()
     if name not in _HOME:
         raise AttributeError(f"module 'pyro_nri' has no attribute {name!r}")
     value = getattr(import_module(f"pyro_nri.{_HOME[name]}"), name)
@@ -211,4 +215,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

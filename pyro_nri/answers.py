@@ -26,6 +26,7 @@ from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
 from pyro_nri.posterior.parts import select_scenes
 from pyro_nri.posterior.predictions import check_recordings, predictions_frame
 from pyro_nri.posterior.predictions import predict as predict_paths
+from pyro_nri.posterior.prior_records import prior_record
 from pyro_nri.posterior.report import write_report
 from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
 from pyro_nri.posterior.scores import score as score_posterior
@@ -141,7 +142,7 @@ def export(arguments: argparse.Namespace) -> dict[str, Any]:
             "uncertainty": lambda: uncertainty_frame(tree),
             "diagnostics": lambda: diagnostics_frame(tree),
         }
-        if "type_prior" in group(tree, "constant_data"):
+        if prior_record(group(tree, "constant_data")) is not None:
             frames["bayes_factors"] = lambda: bayes_factors_frame(tree)
         if has_hidden(tree):
             frames |= {"hidden": lambda: hidden_frame(tree), "num_hidden": lambda: num_hidden_frame(tree)}

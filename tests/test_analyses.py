@@ -1,7 +1,6 @@
 """Every script in analyses/ runs small, writes whole tables and pictures, and does not repeat what is finished."""
 
 import importlib.util
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib.image
@@ -278,27 +277,6 @@ def test_physical_systems(tmp_path, capsys, monkeypatch):
     pd.testing.assert_frame_equal(read_frame(path), frame)
 
 
-@pytest.mark.parametrize(
-    "name", ["charged_particles", "force_laws", "data_efficiency", "physical_systems", "graph_classes"]
-)
-def test_two_models_at_a_time(tmp_path, monkeypatch, name):
-    script = load(name)
-    monkeypatch.setattr(script, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
-    wanted = [{"kind": kind, "seed": seed} for kind in ("a", "b") for seed in range(3)]
-    path = tmp_path / "table.csv"
-
-    def work(cell):
-        return [] if cell == {"kind": "b", "seed": 1} else [{**cell, "value": 0.1 * cell["seed"]}]
-
-    script.run_cells(path, wanted, work, jobs=2)
-    table = read_frame(path)  # one of them broke down, and is the only one that is tried again
-    assert table[["kind", "seed"]].to_dict("records") == [cell for cell in wanted if work(cell)]
-    tried = []
-    script.run_cells(path, wanted, lambda cell: tried.append(cell) or [{**cell, "value": 0.1}], jobs=1)
-    assert tried == [{"kind": "b", "seed": 1}]
-    assert len(read_frame(path)) == len(wanted)
-
-
 @pytest.mark.slow
 def test_posterior_analysis(tmp_path, capsys, monkeypatch):
     script = load("posterior_analysis")
@@ -378,6 +356,6 @@ def test_hidden_particle(tmp_path, capsys, monkeypatch):
     check_picture(path.with_suffix(".png"))
     assert "edges unknown" in capsys.readouterr().out
     assert len(read_frame(tmp_path / "hidden_particle_smoke_summary.csv")) == 4
-    monkeypatch.setattr(script, "run", refuse)
+    monkeypatch.setattr(script, "run_cell", refuse)
     script.main(["--smoke", "--out", str(tmp_path)])
     pd.testing.assert_frame_equal(read_frame(path), frame)

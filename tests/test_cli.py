@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 import xarray as xr
 
+import pyro_nri
 import pyro_nri.commands as commands
 import pyro_nri.demo as demo
 from pyro_nri.arguments import frame_range
@@ -40,6 +42,14 @@ MCMC = ("--method", "mcmc", "--num-chains", 2, "--num-warmup", 10, "--num-draws"
 
 def quietly(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"pyro-nri {pyro_nri.__version__}\n"
+    assert pyro_nri.__version__ == metadata.version("pyro-nri")
 
 
 @pytest.fixture(scope="module")
@@ -401,6 +411,7 @@ def test_alignment_is_never_read_by_inference(job, as_json, tmp_path, method):
 # --- interruption ----------------------------------------------------------------------------------------------------
 DRIVER = """
 import os, signal, sys
+import pyro_nri
 import pyro_nri.commands as commands
 from pyro_nri.cli import main
 

@@ -20,6 +20,7 @@ VAGUE_NAMES = {"util", "utils", "helper", "helpers", "common", "misc"}
 
 # A file may import from the folders above its own, and from the files to the left of it in its own folder.
 ORDER: dict[str, Sequence[str]] = {
+    "version.py": [],
     "scenes": [
         "edges",
         "isomorphism",
@@ -87,7 +88,7 @@ ORDER: dict[str, Sequence[str]] = {
         ],
     ],
     "learning": [
-        *["checkpoint", "objectives", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
+        *["checkpoint", "objectives", "pace", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
         *["calibration", "distill", "matching", "mixtures"],
     ],
     "baselines": [
@@ -99,6 +100,8 @@ ORDER: dict[str, Sequence[str]] = {
             "replicas",
             "hidden",
             "prior_records",
+            "recordings",
+            "sample_stats",
             "convert",
             "parts",
             "storage",
@@ -154,6 +157,7 @@ ORDER: dict[str, Sequence[str]] = {
     "presets.py": [],
     "fitting.py": [],
     "rivals.py": [],
+    "studies.py": [],
     "cross_fitting.py": [],
     "demo.py": [],
     "answers.py": [],

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pyro_nri.inference.streams import generator
 from pyro_nri.learning.bouncegrad import PROGRESS_BAR, Diverged
+from pyro_nri.learning.pace import cosine_rate, share_done
 
 #: Steps by default.
 DEFAULT_STEPS = 1000
@@ -76,15 +77,13 @@ def minimise(
     num_batches = -(-num_scenes // size)
     with tqdm(total=1000, disable=not show_progress, desc="train", bar_format=PROGRESS_BAR) as bar:
         while True:
-            progress = 0.0 if num_steps is None else len(losses) / num_steps
-            if minutes is not None:
-                progress = max(progress, (time.monotonic() - started) / (60 * minutes))
+            progress = share_done(len(losses), num_steps, time.monotonic() - started, minutes)
             if progress >= 1:
                 break
             epoch, place = divmod(len(losses), num_batches)
             order = torch.randperm(num_scenes, generator=generator(seed, "batch", epoch))
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * group["rate"] * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+                group["lr"] = learning_rate * group["rate"] * cosine_rate(progress)
             optimizer.zero_grad()
             found = loss(order[place * size : (place + 1) * size].tolist(), progress)
             found.backward()

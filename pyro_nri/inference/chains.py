@@ -181,7 +181,6 @@ class Chains:
             prior=PriorRecord.of(self.target.prior),
             log_marginal=log_marginal,
             log_marginal_error=error,
-            type_prior=self.target.prior.type_probability.cpu().numpy(),
             replicas=replicas,
         )
 

@@ -16,26 +16,24 @@ class PriorRecord:
 
     Attributes:
         name: "independent", "symmetric", "sparse" or "charges".
-        type_weight: probability of each type at an edge (at a pair, if both its edges have one type), K numbers; for
-            "sparse" the weights of the interacting types, 1 / (K - 1) each after a 0; equal for "charges".
+        type_probability: probability of each type at any one edge, K numbers.
         concentration: (a, b) of "sparse", else None.
     """
 
     name: str
-    type_weight: tuple[float, ...]
+    type_probability: tuple[float, ...]
     concentration: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, prior: StructureDistribution) -> "PriorRecord":
         """What is to be kept of a prior."""
-        num_types = prior.num_edge_types
+        name, concentration = "charges", None
         if isinstance(prior, EdgeDistribution):
-            weight = prior.type_log_weight.detach().double().exp().tolist()
-            return cls("symmetric" if prior.tied else "independent", tuple(weight))
-        if isinstance(prior, SparseDistribution):
+            name = "symmetric" if prior.tied else "independent"
+        elif isinstance(prior, SparseDistribution):
             a, b = prior.concentration
-            return cls("sparse", (0.0, *[1 / (num_types - 1)] * (num_types - 1)), (float(a), float(b)))
-        return cls("charges", (1 / num_types,) * num_types)
+            name, concentration = "sparse", (float(a), float(b))
+        return cls(name, tuple(prior.type_probability.tolist()), concentration)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +93,10 @@ class Draws:
         edge_type: int8 ``[C, S, G, E]``, 0 where an end of the edge is padding.
         log_joint: log joint density of each draw, float64 ``[C, S, G]``.
         accepted: whether the step that led to the draw changed the structure, bool ``[C, S, G]``.
-        proposed: whether that step proposed a change at all, bool ``[C, S, G]``.
+        proposed: whether that step proposed a change at all, bool ``[C, S, G]``; never, where draws are independent.
         move_kind: number into ``move_names`` of the step's move, int8 ``[S]``; for thinned draws, of the last step.
         temperature: float64 ``[S]``, 1 everywhere in ``Draws`` that are not warm-up.
-        move_names: names of the kinds of move.
+        move_names: names of the kinds of move; none, where draws are independent.
         num_edge_types: K.
         group_names: G names of the structures.
         method: "exact" (independent draws of an enumerated posterior) or "mcmc".
@@ -112,7 +110,6 @@ class Draws:
         log_marginal: log marginal likelihood, float64 ``[G]``: exact, or estimated by parallel tempering, else None.
         log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
             None.
-        type_prior: prior probability of each type at an edge, float64 ``[K]``, or None if it is not known.
         replicas: what parallel tempering needs to go on, or None.
         hidden: hidden entities, where some were inferred, or None.
         warmup: the annealed and discarded steps, or None.
@@ -137,7 +134,6 @@ class Draws:
     prior: PriorRecord | None = None
     log_marginal: NDArray[np.float64] | None = None
     log_marginal_error: NDArray[np.float64] | None = None
-    type_prior: NDArray[np.float64] | None = None
     replicas: "Replicas | None" = None
     hidden: HiddenDraws | None = None
     warmup: "Draws | None" = None

@@ -263,7 +263,6 @@ def _most_probable(
         seed=seed,
         num_evaluations=max(run.num_evaluations for run in runs),
         prior=PriorRecord.of(prior),
-        type_prior=prior.type_probability.cpu().numpy(),
         log_marginal=log_marginal.gather(0, chosen[None])[0].numpy(),
         log_marginal_error=error.gather(0, chosen[None])[0].numpy(),
         hidden=HiddenDraws(

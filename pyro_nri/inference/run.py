@@ -211,7 +211,7 @@ def _exact_draws(
     structure = torch.stack([posterior.sample(stream, number) for number in range(num_draws)], dim=1)  # [C, S, G, E]
     log_joint = torch.stack([posterior.log_prob(structure[:, s]) for s in range(num_draws)], dim=1)
     log_joint = log_joint + posterior.log_marginal
-    changed = np.ones(log_joint.shape, dtype=bool)
+    nothing = np.zeros(log_joint.shape, dtype=bool)
     receivers = None
     if isinstance(posterior, FactorisedPosterior) and posterior.log_code.shape[-1] <= MAX_KEPT_CODES:
         receivers = posterior.log_code.exp().cpu().numpy()
@@ -219,11 +219,11 @@ def _exact_draws(
     return Draws(
         edge_type=structure.to(torch.int8).cpu().numpy(),
         log_joint=log_joint.cpu().numpy(),
-        accepted=changed,
-        proposed=changed,
+        accepted=nothing,
+        proposed=nothing,
         move_kind=np.zeros(num_draws, dtype=np.int8),
         temperature=np.ones(num_draws),
-        move_names=("exact",),
+        move_names=(),
         num_edge_types=prior.num_edge_types,
         group_names=group_names,
         method="exact",
@@ -233,7 +233,6 @@ def _exact_draws(
         receiver_probability=receivers,
         prior=PriorRecord.of(prior),
         log_marginal=posterior.log_marginal.cpu().numpy(),
-        type_prior=prior.type_probability.cpu().numpy(),
     )
 
 

@@ -19,6 +19,7 @@ from pyro_nri.inference.schedules import AdaptiveTemperature, falling_target, ge
 from pyro_nri.inference.streams import Stream, generator, keys
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.learning.objectives import AbstractObjective, ForwardObjective, ImpulseObjective
+from pyro_nri.learning.pace import cosine_rate, share_done
 from pyro_nri.model.priors import ChargesPrior
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
@@ -192,10 +193,7 @@ class BounceGrad:
     @property
     def progress(self) -> float:
         """How far training has gone, 0 to 1."""
-        share = self.num_done / self.num_steps
-        if self.minutes is not None:
-            share = max(share, self.seconds / (60 * self.minutes))
-        return min(1.0, share)
+        return share_done(self.num_done, self.num_steps, self.seconds, self.minutes)
 
     def batch(self) -> Tensor:
         """Numbers of the structures in the next batch: each is visited once before any is visited again."""
@@ -222,7 +220,7 @@ class BounceGrad:
         structure, temperature, acceptance = self._search(members, batch, stream)
         self.structure[batch] = structure
         self.visited_at[batch] = self.num_done
-        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2
+        rate = cosine_rate(self.progress)
         module_loss = self._module_step(members, structure, rate)
         encoder_loss = self._encoder_step(self._random_window(search), structure, rate)
         self.num_done += 1

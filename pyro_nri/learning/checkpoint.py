@@ -136,6 +136,10 @@ def new_checkpoint(spec: ModelSpec, *, encoder_width: int | None = 64, seed: int
 def save_checkpoint(checkpoint: Checkpoint | Ensemble, path: str | Path) -> None:
     """Write a model file; it appears whole or not at all.
 
+    Args:
+        checkpoint: a trained model, or an ensemble of some.
+        path: where to; missing folders are made.
+
     Raises:
         ValueError: the file cannot be written.
     """
@@ -172,6 +176,12 @@ def _content(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read the file of one model. Only tensors and plain values are loaded: a file that would run code is refused.
+
+    Args:
+        path: a file of :func:`save_checkpoint`, or of ``pyro-nri train``.
+
+    Returns:
+        The model with all that goes with it, on the CPU.
 
     Raises:
         ValueError: the file is missing, damaged, would run code, was made by another program or a newer version, or

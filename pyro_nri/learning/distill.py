@@ -22,6 +22,7 @@ from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, generator, keys
 from pyro_nri.learning.bouncegrad import PROGRESS_BAR, Diverged
 from pyro_nri.learning.checkpoint import Checkpoint
+from pyro_nri.learning.pace import cosine_rate, share_done
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import ReceiverTable
 from pyro_nri.scenes import edges
@@ -123,10 +124,7 @@ class Distillation:
     @property
     def progress(self) -> float:
         """How far training has gone, 0 to 1."""
-        share = self.num_done / self.num_steps
-        if self.minutes is not None:
-            share = max(share, self.seconds / (60 * self.minutes))
-        return min(1.0, share)
+        return share_done(self.num_done, self.num_steps, self.seconds, self.minutes)
 
     def step(self) -> DistillLosses:
         """One gradient step on a round of posterior draws, a new one every few steps."""
@@ -138,7 +136,7 @@ class Distillation:
         else:
             chosen = int(torch.randint(len(self.rounds), (), generator=random))
         scenes, drawn = self.rounds[chosen]
-        rate = min(1.0, 0.01 + self.progress / 0.05) * (0.01 + 0.99 * (1 + math.cos(math.pi * self.progress)) / 2)
+        rate = min(1.0, 0.01 + self.progress / 0.05) * cosine_rate(self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate * rate
         self.optimizer.zero_grad()

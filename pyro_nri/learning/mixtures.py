@@ -104,9 +104,7 @@ def relabel(draws: Draws, labels: Sequence[int], edge_mask: NDArray[np.bool_]) -
         edge_mask: which edges exist, ``[G, E]``; padded ones keep type 0.
     """
     table = np.asarray(labels, np.int8)
-    probability, type_prior = draws.edge_probability, draws.type_prior
-    if type_prior is not None:
-        type_prior = type_prior[np.argsort(table)]
+    probability = draws.edge_probability
     if probability is not None:
         changed = np.empty_like(probability)
         changed[..., table] = probability
@@ -115,19 +113,14 @@ def relabel(draws: Draws, labels: Sequence[int], edge_mask: NDArray[np.bool_]) -
         draws,
         edge_type=np.where(edge_mask, table[draws.edge_type], draws.edge_type),
         edge_probability=probability,
-        type_prior=type_prior,
         receiver_probability=None,
-        prior=_relabelled(draws.prior, table),
+        prior=None if draws.prior is None else _relabelled(draws.prior, table),
         warmup=None if draws.warmup is None else relabel(draws.warmup, labels, edge_mask),
     )
 
 
-def _relabelled(prior: PriorRecord | None, table: NDArray[np.int8]) -> PriorRecord | None:
-    if prior is None or prior.name == "charges":
-        return prior
-    weight = np.empty(len(table))
-    weight[table] = prior.type_weight
-    return replace(prior, type_weight=tuple(weight.tolist()))
+def _relabelled(prior: PriorRecord, table: NDArray[np.int8]) -> PriorRecord:
+    return replace(prior, type_probability=tuple(prior.type_probability[k] for k in np.argsort(table)))
 
 
 def _mean_prior(priors: Sequence[PriorRecord | None]) -> PriorRecord | None:
@@ -135,8 +128,8 @@ def _mean_prior(priors: Sequence[PriorRecord | None]) -> PriorRecord | None:
     known = [prior for prior in priors if prior is not None]
     if len(known) < len(priors) or len({prior.name for prior in known}) > 1:
         return None
-    weight = np.mean([prior.type_weight for prior in known], axis=0)
-    return replace(known[0], type_weight=tuple(weight.tolist()))
+    mean = np.mean([prior.type_probability for prior in known], axis=0)
+    return replace(known[0], type_probability=tuple(mean.tolist()))
 
 
 def mix(parts: Sequence[tuple[Draws, NDArray[np.int64]]], group_names: tuple[str, ...], *, seed: int) -> Draws:
@@ -172,7 +165,6 @@ def _mix(parts: list[Draws], places: list[NDArray[np.int64]], group_names: tuple
         arrays[name] = np.zeros((*value.shape[:2], num_groups, *value.shape[3:]), value.dtype)
     known = all(part.edge_probability is not None for part in parts)
     probability = np.zeros((num_groups, first.edge_type.shape[-1], first.num_edge_types))
-    priors = [part.type_prior for part in parts if part.type_prior is not None]
     turn = np.zeros(num_groups, np.int64)  # number of the part among the models of each structure
     for part, groups in zip(parts, places, strict=True):
         mine = (dealer[groups] == turn[groups][:, None]).T  # [S, own G]
@@ -191,7 +183,6 @@ def _mix(parts: list[Draws], places: list[NDArray[np.int64]], group_names: tuple
         group_names=group_names,
         num_evaluations=sum(part.num_evaluations for part in parts),
         edge_probability=probability if known else None,
-        type_prior=np.mean(priors, axis=0) if len(priors) == len(parts) else None,
         receiver_probability=None,  # receivers are independent in each model, not in their mixture
         prior=_mean_prior([part.prior for part in parts]),
         log_marginal=None,  # models are weighted alike, not by how well they explain the scene

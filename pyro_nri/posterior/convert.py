@@ -4,26 +4,23 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 
 - ``posterior``: ``edge_type`` (chain, draw, edge), int8. Coordinates on the flat ``edge`` dimension: ``scene``,
   ``sender``, ``receiver`` (names), ``scene_index`` and ``edge_index`` (the edge's place in ``[G, E]``).
-- ``sample_stats``: ``log_joint``, ``accepted``, ``proposed`` (chain, draw, scene); ``move_kind``, ``temperature``
-  (chain, draw).
+- ``sample_stats``: ``log_joint`` (chain, draw, scene) and ``temperature`` (chain, draw); of a Markov chain also
+  ``accepted``, ``proposed`` (chain, draw, scene) and ``move_kind`` (chain, draw).
 - ``edge_posterior``, where inference knows more than its draws: ``edge_probability`` (edge, type), exact or
   Rao-Blackwellised as its attribute ``estimator`` says; ``receiver_probability`` (scene, entity, code), exact, of the
   types of each receiver's incoming edges; ``log_marginal`` (scene).
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
 - ``hidden_posterior``, where hidden entities were inferred: see :func:`~pyro_nri.posterior.hidden.hidden_dataset`;
   their edges are among all others, under the names "hidden 1", ...
-- ``constant_data``: masks, names, kinds, time step, and if known the prior's ``type_weight`` (type; the prior's name is
-  its attribute) and ``type_prior``, the truth and the alignment of type labels.
+- ``constant_data``: masks, names, kinds, time step, and if known the prior's ``type_probability`` (type; the prior's
+  name is its attribute), the truth and the alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
 
 A ``scene`` of the tree is one structure: a group of recordings that share it (by default a group of one). Edges of
 padded entities are left out, so scenes with unequal numbers of entities fit.
 """
 
-import re
-import warnings
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -34,12 +31,14 @@ from numpy.typing import NDArray
 from pyro_nri.inference.draws import Draws
 from pyro_nri.posterior.hidden import hidden_dataset, hidden_of
 from pyro_nri.posterior.prior_records import prior_record, prior_variable
+from pyro_nri.posterior.recordings import constant_data, observed_data, scenes_from
 from pyro_nri.posterior.replicas import replicas_dataset, replicas_of
+from pyro_nri.posterior.sample_stats import flags, moves_of, sample_stats
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.hidden_entities import with_hidden
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.version import LIBRARY, library_version
 
-LIBRARY = "pyro_nri"
 FORMAT_VERSION = 1
 
 _OWN_ATTRIBUTES = (
@@ -115,18 +114,20 @@ def to_datatree(
     groups = {
         "/": xr.Dataset(attrs=root),
         "posterior": _posterior(draws, edge, names),
-        "sample_stats": _sample_stats(draws),
+        "sample_stats": sample_stats(draws),
     }
     if any(known is not None for known in (draws.edge_probability, draws.receiver_probability, draws.log_marginal)):
         groups["edge_posterior"] = _edge_posterior(draws, edge, names)
-    groups["observed_data"] = _observed_data(scenes, first_frame)
-    groups["constant_data"] = _constant_data(scenes, edge, names, draws, type_alignment)
-    if draws.type_prior is not None:
-        groups["constant_data"]["type_prior"] = ("type", draws.type_prior)
+    groups["observed_data"] = observed_data(scenes, first_frame)
+    groups["constant_data"] = constant_data(scenes, edge, names, type_alignment)
+    if draws.move_names:
+        groups["constant_data"] = groups["constant_data"].assign_coords(move=np.array(draws.move_names, dtype=str))
+    if draws.prior is not None:
+        groups["constant_data"]["type_probability"] = prior_variable(draws.prior)
     if draws.warmup is not None:
         own = {"num_evaluations": draws.warmup.num_evaluations, "complete": int(draws.warmup.complete)}
         groups["warmup_posterior"] = _posterior(draws.warmup, edge, names).assign_attrs(own)
-        groups["warmup_sample_stats"] = _sample_stats(draws.warmup)
+        groups["warmup_sample_stats"] = sample_stats(draws.warmup)
     if draws.hidden is not None:
         groups["hidden_posterior"] = hidden_dataset(draws.hidden, scenes, draws.group_names, first_frame)
     for name, part in (("replicas", draws), ("warmup_replicas", draws.warmup)):
@@ -154,31 +155,7 @@ def scenes_of(tree: xr.DataTree) -> Scenes:
     Raises:
         ValueError: a group is missing.
     """
-    constant, observed = group(tree, "constant_data"), group(tree, "observed_data")
-    edge_type = None
-    if "true_edge_type" in constant:
-        num_entities = constant.sizes["entity"]
-        names = list(dict.fromkeys(constant["structure_group"].values.tolist()))
-        laid_out = np.zeros((len(names), edges.num_edges(num_entities)), np.int64)
-        laid_out[constant["scene_index"].values, constant["edge_index"].values] = constant["true_edge_type"].values
-        number = {name: g for g, name in enumerate(names)}
-        edge_type = laid_out[[number[name] for name in constant["structure_group"].values.tolist()]]
-    trajectory = observed["trajectory"].values
-    return Scenes.from_arrays(
-        torch.from_numpy(np.nan_to_num(trajectory)),
-        time_step=float(constant["time_step"]),
-        observation_mask=torch.from_numpy(constant["observation_mask"].values.astype(bool)),
-        entity_mask=torch.from_numpy(constant["entity_mask"].values.astype(bool)),
-        scene_names=constant["recording"].values.tolist(),
-        entity_names=constant["entity_name"].values.tolist(),
-        state_names=observed["state"].values.tolist(),
-        structure_group=constant["structure_group"].values.tolist(),
-        entity_kind=torch.from_numpy(constant["entity_kind"].values) if "entity_kind" in constant else None,
-        edge_type=None if edge_type is None else torch.from_numpy(edge_type),
-        initial_state=torch.from_numpy(constant["true_initial_state"].values)
-        if "true_initial_state" in constant
-        else None,
-    )
+    return scenes_from(group(tree, "observed_data"), group(tree, "constant_data"))
 
 
 def group(tree: xr.DataTree, name: str) -> xr.Dataset:
@@ -190,14 +167,6 @@ def group(tree: xr.DataTree, name: str) -> xr.Dataset:
     if name not in tree.children:
         raise ValueError(f"the posterior has no group {name!r}, found {', '.join(tree.children) or 'none'}")
     return tree.children[name].to_dataset()
-
-
-def library_version() -> str:
-    """Version of this library that is installed; "unknown" where it only lies beside."""
-    try:
-        return metadata.version(LIBRARY)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 # --- parts of the tree -----------------------------------------------------------------------------------------------
@@ -221,31 +190,8 @@ def _posterior(draws: Draws, edge: dict[str, Any], type_names: tuple[str, ...]) 
     num_chains, num_draws = draws.edge_type.shape[:2]
     values = draws.edge_type[:, :, edge["scene_index"][1], edge["edge_index"][1]].astype(np.int8, copy=False)
     return xr.Dataset(
-        {"edge_type": (("chain", "draw", "edge"), values, _flags(type_names))},
+        {"edge_type": (("chain", "draw", "edge"), values, flags(type_names))},
         coords={"chain": np.arange(num_chains), "draw": np.arange(num_draws), **edge},
-    )
-
-
-def _sample_stats(draws: Draws) -> xr.Dataset:
-    num_chains, num_draws = draws.log_joint.shape[:2]
-
-    def every_chain(values: NDArray[Any]) -> NDArray[Any]:
-        return np.broadcast_to(values, (num_chains, num_draws)).copy()
-
-    axes, short = ("chain", "draw", "scene"), ("chain", "draw")
-    return xr.Dataset(
-        {
-            "log_joint": (axes, draws.log_joint),
-            "accepted": (axes, draws.accepted),
-            "proposed": (axes, draws.proposed),
-            "move_kind": (short, every_chain(draws.move_kind), _flags(draws.move_names)),
-            "temperature": (short, every_chain(draws.temperature)),
-        },
-        coords={
-            "chain": np.arange(num_chains),
-            "draw": np.arange(num_draws),
-            "scene": np.array(draws.group_names, dtype=str),
-        },
     )
 
 
@@ -273,76 +219,6 @@ def _edge_posterior(draws: Draws, edge: dict[str, Any], type_names: tuple[str, .
     return dataset
 
 
-def _observed_data(scenes: Scenes, first_frame: int) -> xr.Dataset:
-    seen = scenes.observation_mask[..., None].cpu()
-    trajectory = torch.where(seen, scenes.trajectory.cpu(), torch.nan)
-    return xr.Dataset(
-        {"trajectory": (("recording", "frame", "entity", "state"), trajectory.numpy())},
-        coords={
-            "recording": np.array(scenes.scene_names, dtype=str),
-            "frame": np.arange(first_frame, first_frame + scenes.num_frames),
-            "entity": np.arange(scenes.num_entities),
-            "state": np.array(scenes.state_names, dtype=str),
-        },
-    )
-
-
-def _constant_data(
-    scenes: Scenes,
-    edge: dict[str, Any],
-    type_names: tuple[str, ...],
-    draws: Draws,
-    type_alignment: NDArray[np.integer] | Sequence[int] | None,
-) -> xr.Dataset:
-    dataset = xr.Dataset(
-        {
-            "time_step": ((), scenes.time_step),
-            "observation_mask": (("recording", "frame", "entity"), scenes.observation_mask.cpu().numpy()),
-            "entity_mask": (("recording", "entity"), scenes.entity_mask.cpu().numpy()),
-            "entity_name": (("recording", "entity"), np.array(scenes.entity_names, dtype=str)),
-            "structure_group": ("recording", np.array(scenes.structure_group, dtype=str)),
-        },
-        coords={
-            **edge,
-            "recording": np.array(scenes.scene_names, dtype=str),
-            "entity": np.arange(scenes.num_entities),
-            "type": np.array(type_names, dtype=str),
-        },
-    )
-    if draws.move_names:
-        dataset = dataset.assign_coords(move=np.array(draws.move_names, dtype=str))
-    if draws.prior is not None:
-        dataset["type_weight"] = prior_variable(draws.prior)
-    if scenes.entity_kind is not None:
-        dataset["entity_kind"] = (("recording", "entity"), scenes.entity_kind.cpu().numpy())
-    if scenes.initial_state is not None:
-        dataset["true_initial_state"] = (("recording", "entity", "state"), scenes.initial_state.cpu().numpy())
-    if type_alignment is not None:
-        alignment = np.asarray(type_alignment, np.int64)
-        if alignment.shape != (len(type_names),):
-            raise ValueError(f"type_alignment must have shape [{len(type_names)}], found {list(alignment.shape)}")
-        dataset["type_alignment"] = ("type", alignment)
-    if scenes.edge_type is not None:
-        truth = scenes.edge_type.cpu()
-        if torch.equal(truth[scenes.group_first_scene][scenes.group_index.cpu()], truth):
-            shared = truth[scenes.group_first_scene].numpy()
-            dataset["true_edge_type"] = ("edge", shared[edge["scene_index"][1], edge["edge_index"][1]])
-        else:
-            warnings.warn(
-                "scenes that share a structure have different true edge types; the truth is left out of the posterior",
-                stacklevel=3,
-            )
-    return dataset
-
-
-def _flags(names: tuple[str, ...]) -> dict[str, Any]:
-    """CF attributes that say what the codes 0, 1, ... mean; a blank within a name becomes an underscore."""
-    if not names:
-        return {}
-    meanings = " ".join(re.sub(r"\s+", "_", name) for name in names)
-    return {"flag_values": np.arange(len(names), dtype=np.int8), "flag_meanings": meanings}
-
-
 def _draws_of(
     tree: xr.DataTree,
     prefix: str,
@@ -357,7 +233,7 @@ def _draws_of(
     values = posterior["edge_type"].values
     edge_type = np.zeros((*values.shape[:2], num_structures * num_edges), np.int8)
     edge_type[..., place] = values
-    num_types = int(tree.attrs["num_edge_types"])
+    num_types, moves = int(tree.attrs["num_edge_types"]), moves_of(stats, str(tree.attrs["method"]))
     edge_probability = receiver_probability = log_marginal = log_marginal_error = None
     if not prefix and "edge_posterior" in tree.children:
         known = group(tree, "edge_posterior")
@@ -375,9 +251,9 @@ def _draws_of(
     return Draws(
         edge_type=edge_type.reshape(*values.shape[:2], num_structures, num_edges),
         log_joint=stats["log_joint"].values,
-        accepted=stats["accepted"].values.astype(bool),
-        proposed=stats["proposed"].values.astype(bool),
-        move_kind=stats["move_kind"].values[0].astype(np.int8),
+        accepted=moves.accepted,
+        proposed=moves.proposed,
+        move_kind=moves.kind,
         temperature=stats["temperature"].values[0],
         move_names=tuple(constant["move"].values.tolist()) if "move" in constant else (),
         num_edge_types=num_types,
@@ -391,7 +267,6 @@ def _draws_of(
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
         hidden=hidden_of(group(tree, "hidden_posterior")) if "hidden_posterior" in tree.children else None,
-        type_prior=constant["type_prior"].values if "type_prior" in constant else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),

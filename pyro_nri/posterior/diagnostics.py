@@ -23,6 +23,7 @@ from scipy.special import ndtri
 from scipy.stats import rankdata
 
 from pyro_nri.posterior.convert import group
+from pyro_nri.posterior.sample_stats import Moves, moves_of
 
 CONSTANT, MOVING, DISAGREEING = 0, 1, 2
 _WAITING_VALUES = 2**22  # indicators that wait until they are looked at together: 4 MiB
@@ -151,7 +152,7 @@ def diagnostics_frame(tree: xr.DataTree) -> pd.DataFrame:
     np.maximum.at(r_hat, scene, np.nan_to_num(found.r_hat, nan=-np.inf, posinf=np.inf).max(1))
     ess = np.full(len(names), np.inf)
     np.minimum.at(ess, scene, np.nan_to_num(found.ess, nan=np.inf).min(1))
-    accepted, proposed = (stats[name].sum(("chain", "draw")).values for name in ("accepted", "proposed"))
+    moves = moves_of(stats, str(tree.attrs["method"]))
     counts = {
         f"num_{name}": np.bincount(scene[kind == code], minlength=len(names))
         for name, code in (("moving", MOVING), ("constant", CONSTANT), ("disagreeing", DISAGREEING))
@@ -163,7 +164,7 @@ def diagnostics_frame(tree: xr.DataTree) -> pd.DataFrame:
             **counts,
             "r_hat_max": np.where(r_hat == -np.inf, np.nan, r_hat),
             "ess_min": np.where(ess == np.inf, np.nan, ess),
-            "acceptance_rate": _ratio(accepted, proposed),
+            "acceptance_rate": _ratio(moves.accepted.sum((0, 1)), moves.proposed.sum((0, 1))),
         }
     )
 
@@ -186,6 +187,7 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
     """
     frame, stats = diagnostics_frame(tree), group(tree, "sample_stats")
     num_chains, num_draws = stats.sizes["chain"], stats.sizes["draw"]
+    moves = moves_of(stats, str(tree.attrs["method"]))
     ess_limit = 100.0 * num_chains if ess_limit is None else ess_limit
     totals = {str(name): int(frame[name].sum()) for name in frame.columns if str(name).startswith("num_")}
     r_hat, ess = _none(frame["r_hat_max"].max()), _none(frame["ess_min"].min())
@@ -210,8 +212,8 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
         "num_draws": num_draws,
         "r_hat_max": r_hat,
         "ess_min": ess,
-        "acceptance_rate": _none(_ratio(stats["accepted"].values.sum(), stats["proposed"].values.sum())),
-        "acceptance_rate_by_move": _acceptance_by_move(tree),
+        "acceptance_rate": _none(_ratio(moves.accepted.sum(), moves.proposed.sum())),
+        "acceptance_rate_by_move": _acceptance_by_move(moves, group(tree, "constant_data")),
         "method": str(tree.attrs["method"]),
         "complete": bool(int(tree.attrs["complete"])),
         "passed": not problems,
@@ -219,13 +221,11 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
     }
 
 
-def _acceptance_by_move(tree: xr.DataTree) -> dict[str, float | None]:
-    stats, constant = group(tree, "sample_stats"), group(tree, "constant_data")
+def _acceptance_by_move(moves: Moves, constant: xr.Dataset) -> dict[str, float | None]:
     names = constant["move"].values.tolist() if "move" in constant.coords else []
-    move = stats["move_kind"].values
-    accepted, proposed = (stats[name].values.sum(-1) for name in ("accepted", "proposed"))
+    accepted, proposed = moves.accepted.sum((0, 2)), moves.proposed.sum((0, 2))  # [S]
     return {
-        name: _none(_ratio(accepted[move == code].sum(), proposed[move == code].sum()))
+        name: _none(_ratio(accepted[moves.kind == code].sum(), proposed[moves.kind == code].sum()))
         for code, name in enumerate(names)
     }
 

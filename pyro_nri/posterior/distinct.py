@@ -107,7 +107,7 @@ def log_prior(record: PriorRecord, count: NDArray[np.integer]) -> NDArray[np.flo
             "the prior 'charges' cannot be divided out: it rules most structures out whatever the data say"
         )
     parts = count if record.name == "independent" else count // 2
-    weight = np.asarray(record.type_weight)
+    weight = np.asarray(record.type_probability)
     if record.name == "sparse":
         assert record.concentration is not None
         a, b = record.concentration

@@ -89,7 +89,7 @@ def draw_receivers(source: Source, log_rate: Floats, num_draws: int, rng: np.ran
     probability, exists = _codes(source.tree)
     num_scenes, num_entities, num_codes = probability.shape
     types = code_types(len(source.label), num_entities).numpy()  # [R, N - 1]
-    change = log_rate[source.label] - np.log(source.prior.type_weight)
+    change = log_rate[source.label] - np.log(source.prior.type_probability)
     weight = probability * np.exp((change[types]).sum(1) - change[types].sum(1).max())
     cumulative = (weight / weight.sum(-1, keepdims=True)).cumsum(-1).reshape(-1, num_codes)
     uniform = (np.arange(num_draws) + rng.random((len(cumulative), 1))) / num_draws

@@ -170,6 +170,10 @@ def exact_log_marginal(tree: xr.DataTree) -> NDArray[np.float64] | None:
 def write_frame(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a table as ``.csv`` or ``.parquet``, beside ``path`` first and then renamed.
 
+    Args:
+        frame: the table; its index is not written.
+        path: where to; missing folders are made.
+
     Raises:
         ValueError: the suffix is another one, or parquet is wanted and pyarrow is not installed.
     """
@@ -183,6 +187,9 @@ def write_frame(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 def read_frame(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read a table that :func:`write_frame` wrote, with the types that its columns had.
+
+    Args:
+        path: the file.
 
     Raises:
         ValueError: the suffix is neither ``.csv`` nor ``.parquet``, or parquet is read and pyarrow is not installed.

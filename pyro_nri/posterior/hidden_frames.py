@@ -51,6 +51,9 @@ def hidden_frame(tree: xr.DataTree, *, interval: float = 0.9) -> pd.DataFrame:
 def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
     """How many hidden entities there are: one row for each scene and number that was tried.
 
+    Args:
+        tree: a posterior with hidden entities.
+
     Returns:
         Columns ``scene``, ``num_hidden``, ``log_marginal``, ``log_marginal_error`` (standard error), ``probability``
         (every number that was tried equally likely before the data), ``chosen`` (whether the draws have this number).

@@ -11,7 +11,8 @@ from scipy.special import logit
 from pyro_nri.posterior.convert import group
 from pyro_nri.posterior.diagnostics import edge_diagnostics
 from pyro_nri.posterior.parts import scene_parts, select_scenes
-from pyro_nri.posterior.probability import edge_probability, type_prior
+from pyro_nri.posterior.prior_records import prior_record
+from pyro_nri.posterior.probability import edge_probability
 
 #: A type that none of S independent draws has is, at 95 %, no more probable than 1 - 0.05^(1/S), about 3 / S.
 CONFIDENCE = 0.95
@@ -43,9 +44,12 @@ def bayes_factors_frame(
         ValueError: a scene does not exist, or the prior probabilities are not K positive numbers that add up to 1, or
             none were stored and none given.
     """
-    if prior_probability is None and "type_prior" not in group(tree, "constant_data"):
-        raise ValueError("the posterior does not store its prior; give prior_probability, one number for each type")
-    prior = type_prior(tree) if prior_probability is None else np.asarray(prior_probability, np.float64)
+    if prior_probability is None:
+        record = prior_record(group(tree, "constant_data"))
+        if record is None:
+            raise ValueError("the posterior does not store its prior; give prior_probability, one number for each type")
+        prior_probability = record.type_probability
+    prior = np.asarray(prior_probability, np.float64)
     num_types = int(tree.attrs["num_edge_types"])
     if prior.shape != (num_types,) or not (prior > 0).all() or abs(prior.sum() - 1) > 1e-6:
         raise ValueError(

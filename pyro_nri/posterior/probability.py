@@ -5,6 +5,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from pyro_nri.posterior.convert import group
+from pyro_nri.posterior.prior_records import prior_record
 
 
 def indicators(tree: xr.DataTree) -> xr.Dataset:
@@ -64,6 +65,7 @@ def edge_probability(tree: xr.DataTree) -> tuple[NDArray[np.float64], str]:
 def type_prior(tree: xr.DataTree) -> NDArray[np.float64]:
     """Prior probability of each type at an edge, ``[K]``; equal where the posterior does not store it."""
     constant = group(tree, "constant_data")
-    if "type_prior" in constant:
-        return np.asarray(constant["type_prior"].values, np.float64)
+    record = prior_record(constant)
+    if record is not None:
+        return np.array(record.type_probability)
     return np.full(constant.sizes["type"], 1 / constant.sizes["type"])

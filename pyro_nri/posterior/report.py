@@ -15,7 +15,7 @@ from pyro_nri.learning.mixtures import trained_on
 from pyro_nri.posterior import sections
 from pyro_nri.posterior.calibration import OVER, UNDER, Calibration, calibration
 from pyro_nri.posterior.convergence import Check, check
-from pyro_nri.posterior.convert import group, library_version, scenes_of
+from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.figures import chosen_scenes
 from pyro_nri.posterior.hidden_frames import has_hidden
 from pyro_nri.posterior.hidden_section import hidden_entities
@@ -24,6 +24,7 @@ from pyro_nri.posterior.truth import has_truth
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.version import library_version
 
 MAX_SCENES = 3  # that are drawn unless scenes are named
 TRUST, CARE, NOT = "trust", "care", "not"

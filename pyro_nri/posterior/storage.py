@@ -8,22 +8,33 @@ from typing import Any
 
 import xarray as xr
 
-from pyro_nri.posterior.convert import FORMAT_VERSION, LIBRARY
+from pyro_nri.posterior.convert import FORMAT_VERSION
 from pyro_nri.posterior.parts import select_scenes
 from pyro_nri.scenes.files import written_beside
+from pyro_nri.version import LIBRARY
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 
 REQUIRED = {
     "posterior": ("edge_type", "scene", "sender", "receiver", "scene_index", "edge_index"),
-    "sample_stats": ("log_joint", "accepted", "proposed", "move_kind", "temperature", "scene"),
+    "sample_stats": ("log_joint", "temperature", "scene"),
     "observed_data": ("trajectory", "recording", "frame", "state"),
     "constant_data": ("time_step", "observation_mask", "entity_mask", "entity_name", "structure_group"),
 }
 
+MOVES = ("accepted", "proposed", "move_kind")  # required of Markov chains
+
 
 def write_posterior(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
-    """Write a posterior as NetCDF, beside ``path`` first and then renamed, so that no half file is ever seen there."""
+    """Write a posterior as NetCDF, beside ``path`` first and then renamed, so that no half file is ever seen there.
+
+    Args:
+        tree: a posterior, see :func:`~pyro_nri.posterior.convert.to_datatree`.
+        path: where to; missing folders are made.
+
+    Raises:
+        ValueError: the folder cannot be made or written.
+    """
     encoding: dict[str, dict[str, Any]] = {}
     for name, node in tree.children.items():
         names = ("edge_type", "accepted", "proposed", "receiver_probability")
@@ -41,6 +52,9 @@ def open_posterior(path: str | os.PathLike[str]) -> Iterator[xr.DataTree]:
 
         with open_posterior("posterior.nc") as tree:
             edges = edges_frame(tree)
+
+    Args:
+        path: the file; it stays open until the block ends.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,6 +102,8 @@ def _check(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
     for name, variables in REQUIRED.items():
         if name not in tree.children:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: the group {name} is missing")
+        if name == "sample_stats" and tree.attrs.get("method") != "exact":
+            variables = (*variables, *MOVES)
         if missing := [variable for variable in variables if variable not in tree[name].variables]:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: {name}/{missing[0]} is missing")
 

@@ -300,6 +300,10 @@ class Scenes:
     def frames(self, start: int | None = None, stop: int | None = None) -> "Scenes":
         """Frames ``start`` to ``stop`` (half-open, as a Python slice); ``initial_state`` is kept only from frame 0.
 
+        Args:
+            start: first frame; default: 0. Negative numbers count from the end.
+            stop: frame behind the last one; default: the end.
+
         Raises:
             ValueError: fewer than two frames would remain.
         """
@@ -320,6 +324,9 @@ class Scenes:
 
         Neighbouring windows have one frame in common, so no transition is lost and none is counted twice; the last
         window is padded with unobserved frames.
+
+        Args:
+            num_transitions: of each window, which then has one frame more.
 
         Raises:
             ValueError: ``num_transitions`` is smaller than 1.

@@ -74,7 +74,7 @@ def test_the_prior_of_a_mixture_is_the_mean_and_receivers_are_not_kept(scenes, m
     for each, weight, label in zip(moved, weights, labels, strict=True):
         each[label] = weight
     assert found.prior.name == "independent"
-    assert found.prior.type_weight == pytest.approx(moved.mean(0))
+    assert found.prior.type_probability == pytest.approx(moved.mean(0))
     assert found.receiver_probability is None
 
 
@@ -145,7 +145,7 @@ def test_relabelling_and_back(scenes, members):
     exists = scenes.edge_mask[scenes.group_first_scene].numpy()
     there = relabel(draws, [1, 2, 0], exists)
     np.testing.assert_array_equal(there.edge_type[..., exists], (draws.edge_type[..., exists] + 1) % 3)
-    np.testing.assert_array_equal(there.type_prior[[1, 2, 0]], draws.type_prior)
+    assert tuple(there.prior.type_probability[k] for k in (1, 2, 0)) == draws.prior.type_probability
     back = relabel(there, [2, 0, 1], exists)
     np.testing.assert_array_equal(back.edge_type, draws.edge_type)
     np.testing.assert_array_equal(back.edge_probability, draws.edge_probability)

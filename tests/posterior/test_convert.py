@@ -29,9 +29,8 @@ def exact_knowledge(scenes):
     return {
         "edge_probability": np.where(mask[..., None], probability, [1.0, 0.0]),
         "log_marginal": np.arange(scenes.num_groups) - 3.5,
-        "type_prior": np.array([0.3, 0.7]),
         "receiver_probability": np.random.default_rng(1).dirichlet([1] * 8, (scenes.num_groups, scenes.num_entities)),
-        "prior": PriorRecord("sparse", (0.0, 1.0), (1.0, 2.5)),
+        "prior": PriorRecord("sparse", (0.7, 0.3), (1.5, 3.5)),
     }
 
 
@@ -49,11 +48,29 @@ def test_edges_are_named_and_padding_is_left_out(unequal, make_draws):
 
 def test_draws_come_back(unequal, make_draws):
     known = exact_knowledge(unequal)
-    options = {"num_evaluations": 99, "complete": False, "prior": known["prior"], "type_prior": known["type_prior"]}
+    options = {"num_evaluations": 99, "complete": False, "prior": known["prior"]}
     warmup = make_draws(unequal, temperature=np.linspace(30, 1, 50), **options)
     attributes = {"model": "m.pt", "rate": 0.5}
     draws = make_draws(unequal, warmup=warmup, complete=False, attributes=attributes, **known)
     assert_same_draws(to_draws(to_datatree(draws, unequal)), draws)
+
+
+@pytest.mark.parametrize(
+    ("record", "weight"),
+    [
+        (PriorRecord("independent", (0.3, 0.7)), [0.3, 0.7]),
+        (PriorRecord("sparse", (0.7, 0.3), (1.5, 3.5)), [0.0, 1.0]),
+        (PriorRecord("charges", (0.75, 0.25)), [0.5, 0.5]),
+    ],
+)
+def test_the_prior_of_older_files_is_read(make_scenes, make_draws, record, weight):
+    """They kept the weights of the types, and their probabilities beside them."""
+    scenes = make_scenes()
+    tree = to_datatree(make_draws(scenes, prior=record), scenes)
+    constant = group(tree, "constant_data").rename(type_probability="type_prior")
+    said = {"prior": record.name} | ({"concentration": record.concentration} if record.concentration else {})
+    tree["constant_data"] = xr.DataTree(constant.assign(type_weight=("type", weight, said)))
+    assert to_draws(tree).prior == record
 
 
 def test_scenes_come_back(unequal, make_draws):

@@ -4,6 +4,7 @@ import warnings
 import arviz as az
 import numpy as np
 import pytest
+import xarray as xr
 
 from pyro_nri.posterior import diagnostics
 from pyro_nri.posterior.diagnostics import (
@@ -152,10 +153,25 @@ def test_summary_says_what_is_wrong(make_tree):
 
 
 def test_exact_draws_have_no_acceptance(make_tree):
-    nothing = np.zeros((2, 50, 3), bool)
-    verdict = summarize(make_tree(method="exact", accepted=nothing, proposed=nothing), ess_limit=10, r_hat_limit=2)
-    assert verdict["passed"]
-    assert verdict["acceptance_rate"] is None
+    tree = make_tree(method="exact", move_names=())
+    assert not {"accepted", "proposed", "move_kind"} & set(tree["sample_stats"].variables)
+    for each in (tree, as_earlier_versions_wrote_it(tree)):
+        verdict = summarize(each, ess_limit=10, r_hat_limit=2)
+        assert verdict["passed"]
+        assert verdict["acceptance_rate"] is None
+        assert set(verdict["acceptance_rate_by_move"].values()) <= {None}
+        assert diagnostics_frame(each)["acceptance_rate"].isna().all()
+
+
+def as_earlier_versions_wrote_it(tree):
+    """Every draw of an exact posterior was an accepted step."""
+    stats, constant = tree["sample_stats"].to_dataset(), tree["constant_data"].to_dataset()
+    every = (("chain", "draw", "scene"), np.ones(stats["log_joint"].shape, bool))
+    kind = (("chain", "draw"), np.zeros(stats["temperature"].shape, np.int8))
+    parts = {f"/{name}": node.to_dataset() for name, node in tree.children.items()}
+    parts["/sample_stats"] = stats.assign(accepted=every, proposed=every, move_kind=kind)
+    parts["/constant_data"] = constant.assign_coords(move=["exact"])
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=tree.attrs), **parts})
 
 
 def test_few_draws_of_an_exact_posterior_are_no_problem(make_tree):

@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
 
+from pyro_nri.inference.draws import PriorRecord
 from pyro_nri.posterior.inclusion import bayes_factors_frame
 
 
 def test_exact_probabilities(make_tree):
     probability = np.random.default_rng(0).dirichlet([1, 1, 1], (3, 6))
     prior = np.array([0.5, 0.3, 0.2])
-    tree = make_tree(num_edge_types=3, edge_probability=probability, method="exact", type_prior=prior)
+    tree = make_tree(
+        num_edge_types=3, edge_probability=probability, method="exact", prior=PriorRecord("independent", tuple(prior))
+    )
     found = bayes_factors_frame(tree)
     odds = (probability / (1 - probability)) / (prior / (1 - prior))
     np.testing.assert_allclose(found["log_bayes_factor"], np.log(odds).ravel())
@@ -33,7 +36,7 @@ def test_monte_carlo_error_is_the_spread_over_runs(make_tree):
 def test_frequencies_of_zero_and_one_are_bounds(make_tree):
     """If the type had the probability of the bound, 5 % of runs of so many independent draws would miss it."""
     edge_type = np.zeros((2, 50, 1, 2), np.int8)
-    found = bayes_factors_frame(make_tree(edge_type, type_prior=np.array([0.5, 0.5])))
+    found = bayes_factors_frame(make_tree(edge_type, prior=PriorRecord("independent", (0.5, 0.5))))
     assert found["bound"].tolist() == ["at least", "at most"] * 2
     assert found["mcse"].isna().all()
     missed = 1 / (1 + np.exp(-found["log_bayes_factor"][1]))
@@ -45,7 +48,7 @@ def test_bounds_are_weaker_where_chains_mix_slowly(make_tree):
     """The other edge moves every 25 draws: fewer effective draws, and a bound nearer to 0."""
     edge_type = np.zeros((2, 100, 2, 2), np.int8)
     edge_type[:, 25:50, 0, 1] = edge_type[:, 75:, 0, 1] = 1
-    found = bayes_factors_frame(make_tree(edge_type, type_prior=np.array([0.5, 0.5])))
+    found = bayes_factors_frame(make_tree(edge_type, prior=PriorRecord("independent", (0.5, 0.5))))
     slow, still = (found.query("scene == @scene and edge_type == 0")["log_bayes_factor"].iloc[0] for scene in "01")
     assert 0 < slow < still - 1
 

@@ -45,6 +45,7 @@ def test_log_prior_is_that_of_the_distribution(name):
     prior = EdgeDistribution(weight.log(), mask, tied=name == "symmetric") if prior is None else prior
     record = PriorRecord.of(prior)
     assert record.name == name
+    assert record.type_probability == pytest.approx((0.6, 0.2, 0.2) if name == "sparse" else (0.2, 0.5, 0.3))
     structure = prior.from_uniform(torch.rand(50, 12, generator=torch.Generator().manual_seed(0)).double())
     found = log_prior(record, type_counts(structure.numpy(), 3))
     assert found == pytest.approx(prior.log_prob(structure).numpy())

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
+from pyro_nri.inference.draws import PriorRecord
 from pyro_nri.posterior.parts import select_scenes
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame
 
@@ -47,7 +48,9 @@ def test_entropies_of_draws(make_tree):
 
 def test_information_is_relative_to_the_prior(make_tree):
     probability = np.tile([0.2, 0.8], (1, 6, 1))
-    tree = make_tree(edge_probability=probability, type_prior=np.array([0.2, 0.8]), edge_type=np.ones((1, 4, 1, 6)))
+    tree = make_tree(
+        edge_probability=probability, prior=PriorRecord("independent", (0.2, 0.8)), edge_type=np.ones((1, 4, 1, 6))
+    )
     assert uncertainty_frame(tree)["information"][0] == pytest.approx(0)
     assert "the data took away 0.0 % of what the prior" in explains_nothing(tree)
     uniform = make_tree(edge_probability=probability, edge_type=np.ones((1, 4, 1, 6)))
@@ -63,7 +66,7 @@ def test_structures_that_tell_nothing_apart(make_tree):
     mixed = sure.copy()
     mixed[0, :2] = [0.999, 0.001]
     assert explains_nothing(make_tree(edge_probability=mixed, **arguments)) is None
-    expected = {"type_prior": np.array([0.001, 0.999])}  # that nearly all are linked was known before
+    expected = {"prior": PriorRecord("independent", (0.001, 0.999))}  # that nearly all are linked was known before
     nearly = explains_nothing(make_tree(edge_probability=sure, **arguments, **expected))
     assert nearly is None or "took away" in nearly
 
