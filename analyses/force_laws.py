@@ -12,7 +12,8 @@ learned force over what the data cover, for types that exert one.
 Negative controls, trained and inferred: "frames", the frames of each scene in random order (what entities do at one
 time stays together: linked ones are near each other and take up each other's momentum, so 50 % is not what to expect);
 "own frames", another order for each entity; "other scenes", entities of different scenes put together, where nothing
-but 50 % is right, and a posterior that expects more is too sure.
+but 50 % is right, and a posterior that expects more is too sure. ``halves_contradict`` is the share of training scenes
+whose two halves want structures of their own (at most 0.05 if the model is right): that, without any truth, tells.
 
 Out, beside this file or in ``--out``: force_laws.csv, a row for each model, size and prior; force_laws_charged.csv and
 .png (springs, kuramoto), the laws of the first seed beside the true ones. Finished models are kept: run it again to go
@@ -57,7 +58,7 @@ NAMES = {
 CONTROLS = ("frames", "own frames", "other scenes")
 READ_OUT = {("charged", False): ("symmetric", "charges"), ("charged", True): ("charges",)}
 SCORES = ("edge_accuracy", "expected_accuracy", "ece", "ece_uncertain", "log_score")
-COLUMNS = (*SCORES, "law_error", "training_seconds", "inference_seconds")
+COLUMNS = (*SCORES, "halves_contradict", "law_error", "training_seconds", "inference_seconds")
 
 
 def cells(num_seeds: int, sizes: Cell, *, smoke: bool) -> list[Cell]:
@@ -92,7 +93,9 @@ def run_cell(cell: Cell, prefix: str) -> list[Cell]:
     spec = ModelSpec(2, dynamics="pair-forces", state_names=train.state_names)
     started = time.monotonic()
     checkpoint = fit(train, spec=spec, minutes=cell["minutes"], seed=cell["seed"])
+    halves = checkpoint.training.get("halves", {"contradict": np.nan, "scenes": 1})
     training = {"training_seconds": time.monotonic() - started, "law_error": np.nan}
+    training["halves_contradict"] = halves["contradict"] / halves["scenes"]
     if cell["control"] == "none":
         laws = laws_frame(checkpoint)
         training["law_error"] = law_error(laws, cell["system"])

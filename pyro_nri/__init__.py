@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.frames import edges_frame, read_frame, structures_frame, write_frame
     from pyro_nri.posterior.graph_statistics import distances_frame, edge_counts_frame
     from pyro_nri.posterior.groups import compare_groups
+    from pyro_nri.posterior.halves import compare_halves
     from pyro_nri.posterior.hidden_frames import hidden_frame, num_hidden_frame
     from pyro_nri.posterior.hidden_plots import animate_hidden, plot_hidden
     from pyro_nri.posterior.inclusion import bayes_factors_frame
@@ -73,6 +74,7 @@ _HOME = {
     "compare_groups": "posterior.groups",
     "compare_models": "posterior.selection",
     "compare_posteriors": "posterior.comparison",
+    "compare_halves": "posterior.halves",
     "compare_priors": "posterior.marginals",
     "comparison_frame": "posterior.comparison",
     "diagnostics_frame": "posterior.diagnostics",
@@ -144,6 +146,7 @@ __all__ = [
     "check",
     "compare_covariate",
     "compare_groups",
+    "compare_halves",
     "compare_models",
     "compare_posteriors",
     "compare_priors",

@@ -257,6 +257,11 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=number(int, 0), default=0)
     sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
 
+    sub = command("compare-halves", "whether the halves of each scene agree on its structure, which tests a model")
+    sub.add_argument("model", metavar="MODEL")
+    scene_arguments(sub, "--scenes", required=True)
+    sub.add_argument("--out", type=output_file, required=True, help="table, .csv or .parquet")
+
     sub = command("compare-priors", "exact log marginals of priors of structures under one model, one table")
     sub.add_argument("model", metavar="MODEL")
     scene_arguments(sub, "--scenes", required=True)

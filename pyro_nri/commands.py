@@ -28,6 +28,7 @@ from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
+from pyro_nri.posterior.halves import contradiction
 from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.presets import find_preset
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
@@ -179,6 +180,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         result |= {f"distillation_{name}": checkpoint.training["distillation"][name] for name in ("seconds", "loss")}
     if min(result.get("agreement_of_models", [1.0])) < LOW_AGREEMENT:
         note("models disagree on many edges, so their types may not correspond; train longer or on more scenes")
+    if (sentence := contradiction(checkpoint)) is not None:
+        note(sentence)
     return {**result, "wrote": arguments.out}
 
 
@@ -233,6 +236,8 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     resume = _resumed(arguments, scenes, attributes) if arguments.resume else None
     checkpoint.to(_device(arguments.device))
+    if (sentence := contradiction(checkpoint)) is not None:
+        note(sentence)
     if num_seen := int(trained_on(checkpoint, recordings).sum()):
         by_all = " by every model" if isinstance(checkpoint, Ensemble) else ""
         note(
@@ -366,4 +371,5 @@ COMMANDS["report"] = functools.partial(answers.report, read=_read)
 COMMANDS["score"] = functools.partial(answers.score, read=_read)
 COMMANDS["compare"] = comparisons.structures
 COMMANDS["compare-models"] = functools.partial(comparisons.models, read=_read)
+COMMANDS["compare-halves"] = functools.partial(comparisons.halves, read=_read)
 COMMANDS["compare-priors"] = functools.partial(comparisons.priors, read=_read)

@@ -1,4 +1,4 @@
-"""The commands that compare: structures of groups of scenes, models by held-out scores, priors by log marginals."""
+"""The commands that compare: groups of scenes, halves of scenes, models by held-out scores, priors by log marginals."""
 
 import argparse
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from pyro_nri.answers import note
 from pyro_nri.learning.checkpoint import load_checkpoint, load_model
 from pyro_nri.posterior.comparison import comparison_frame
 from pyro_nri.posterior.frames import read_frame, write_frame
+from pyro_nri.posterior.halves import compare_halves
 from pyro_nri.posterior.marginals import compare_priors
 from pyro_nri.posterior.selection import compare_models
 from pyro_nri.posterior.storage import read_posterior
@@ -76,6 +77,19 @@ def models(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
     ]
     chosen = frame["name"][frame["chosen"].argmax()]
     return {"scores": lines, "chosen": chosen, "table": _records(frame, "name"), "wrote": arguments.out}
+
+
+def halves(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
+    """Whether the halves of each scene agree on its structure, as a table, and how many contradict each other."""
+    frame = compare_halves(load_checkpoint(arguments.model), read(arguments, arguments.scenes))
+    write_frame(frame, arguments.out)
+    return {
+        "scenes": len(frame),
+        "contradict": int(frame["contradict"].sum()),
+        "median_log_bayes_factor": float(frame["log_bayes_factor"].median()),
+        "edges_that_agree": float(frame["agree"].mean()),
+        "wrote": arguments.out,
+    }
 
 
 def priors(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:

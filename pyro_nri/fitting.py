@@ -14,6 +14,7 @@ from pyro_nri.learning.law_bootstrap import bootstrap_laws
 from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.align import fit_alignment
+from pyro_nri.posterior.halves import compare_halves
 from pyro_nri.presets import find_preset
 from pyro_nri.scenes.scenes import Scenes
 
@@ -22,6 +23,8 @@ DEFAULT_STEPS = {"message-passing": 600, "pair-forces": 200}
 LEARNING_RATE = {"message-passing": 3e-3, "pair-forces": 5e-3}
 #: Share of the time that laws of pair forces are learned by gradient; the rest is for their closed form.
 NEURAL_SHARE = 0.25
+#: Training scenes whose halves are compared at the end.
+MAX_HALVED = 50
 
 
 def fit(
@@ -152,11 +155,23 @@ def fit(
         alignment = fit_alignment(inferred, truth, num_edge_types=spec.num_edge_types)
         checkpoint.alignment = alignment.tolist()
         checkpoint.training["edge_accuracy"] = float((alignment[inferred] == truth).mean())
+    if (halves := _halves(checkpoint, scenes)) is not None:
+        checkpoint.training["halves"] = halves
     if distill_steps:
         checkpoint.to(device)
         checkpoint = distill(checkpoint, scenes, num_steps=distill_steps, seed=seed, show_progress=show_progress)
         checkpoint.to("cpu")
     return checkpoint
+
+
+def _halves(checkpoint: Checkpoint, scenes: Scenes) -> dict[str, int] | None:
+    """In how many training scenes the halves contradict each other on the structure; None where that is not known."""
+    some = scenes[torch.isin(scenes.group_index, torch.arange(MAX_HALVED))]
+    try:
+        compared = compare_halves(checkpoint, some)
+    except ValueError:  # scenes too short, or structures too many to enumerate
+        return None
+    return {"contradict": int(compared["contradict"].sum()), "scenes": len(compared)}
 
 
 def _new(scenes: Scenes, spec: ModelSpec, encoder_width: int, seed: int) -> Checkpoint:

@@ -114,6 +114,17 @@ def test_models(run):
     assert "to the best" in run(*words)[1]
 
 
+def test_halves(run):
+    words = ["compare-halves", "forces.pt", "--scenes", "scenes.nc", "--out", "halves.csv"]
+    code, out, _ = run(*words, "--json")
+    assert code == 0
+    result, frame = json.loads(out), read_frame("halves.csv")
+    assert result["scenes"] == len(frame) > 0
+    assert result["contradict"] == frame["contradict"].sum()
+    assert result["median_log_bayes_factor"] == pytest.approx(frame["log_bayes_factor"].median())
+    assert result["edges_that_agree"] == pytest.approx(frame["agree"].mean())
+
+
 def test_priors(run):
     words = ["compare-priors", "forces.pt", "--scenes", "scenes.nc", "--out", "priors.csv"]
     code, out, _ = run(*words, "--table-scenes", "train.nc", "--type-weights", "fitted", "--json")
@@ -152,6 +163,8 @@ def test_priors(run):
         ("compare-models two.pt two.pt --scenes scenes.nc", "model file 'two.pt' is named more than once"),
         ("compare-models two.pt --scenes scenes.nc --num-search-frames 6", "at least 2 and at most 5, found 6"),
         ("compare-models two.pt", "required: --scenes"),
+        ("compare-halves both.pt --scenes scenes.nc", "holds an ensemble of 2 models"),
+        ("compare-halves two.pt --scenes phases.nc", "the scenes have phi, vphi, omega"),
         ("compare-priors both.pt --scenes scenes.nc", "holds an ensemble of 2 models"),
         ("compare-priors two.pt --scenes phases.nc", "the scenes have phi, vphi, omega"),
     ],

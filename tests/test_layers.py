@@ -141,6 +141,7 @@ ORDER: dict[str, Sequence[str]] = {
         ],
         *[
             "laws",
+            "halves",
             "selection",
             "marginals",
             "paths",

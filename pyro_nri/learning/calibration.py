@@ -3,8 +3,8 @@
 A composite likelihood counts every frame as new evidence, though errors of paths repeat from frame to frame and
 measurement noise enters two differences. Its curvature is therefore adjusted (Ribatet, Cooley & Davison 2012, "Bayesian
 inference from composite likelihoods"): the log-likelihood of a receiver is multiplied by a power that depends on how
-much of its path is hard to follow and on the number of frames, and never grows with it; and a path that is hard to follow
-all along may have been lost altogether. No label is needed for it:
+much of its path is hard to follow and on the number of frames, with which it never grows; and a path that is hard to
+follow all along may have been lost altogether. No label is needed for it:
 
 - Training scenes are simulated anew from laws that the data admit, with inferred structures and the measurement noise
   that residuals show. There the truth is known, and power and probability of loss maximise the log score of the edges.
@@ -112,7 +112,7 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Ten
 
 
 def belief(free: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``[5]`` and probability of loss of :class:`~pyro_nri.model.impulse.ImpulsePower` from free numbers ``[6]``.
+    """Weights ``[5]`` and probability of loss, see :class:`~pyro_nri.model.impulse.ImpulsePower`, from 6 free numbers.
 
     With more frames the power stays or falls, whatever the share of frames that are hard to follow.
     """

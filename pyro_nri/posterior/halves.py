@@ -2,12 +2,11 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import torch
 
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.learning.checkpoint import Checkpoint
+from pyro_nri.learning.checkpoint import Checkpoint, Ensemble
 from pyro_nri.model.impulse import ImpulsePower, impulse_table
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, num_codes
@@ -21,12 +20,12 @@ ODDS = 20.0
 def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes, *, kind: str = "auto") -> pd.DataFrame:
     """Log Bayes factor of one structure for both halves of a scene, against a structure for each half.
 
-    A structure that stays the same explains both halves. Where each half wants one of its own, the structure changes, or
-    the model does not describe what moves the entities, and probabilities of edges mean little: laws learned from
+    A structure that stays the same explains both halves. Where each half wants one of its own, the structure changes,
+    or the model does not describe what moves the entities, and probabilities of edges mean little: laws learned from
     entities that do not interact at all give posteriors that are sure, and different in each half. No truth is needed.
-    If model and prior are right, a factor below 1 / x has at most probability 1 / x. A factor near 1 says that a half is
-    too short to tell. The composite likelihood of pair forces enters as it is, before it is raised to a power that makes
-    it as unsure as contradictions demand.
+    If model and prior are right, a factor below 1 / x has at most probability 1 / x. A factor near 1 says that a half
+    is too short to tell. The composite likelihood of pair forces enters as it is, before it is raised to a power that
+    makes it as unsure as contradictions demand.
 
     Args:
         model: trained model; horizon 1.
@@ -87,17 +86,22 @@ def _likelihood(model: SceneModel, scenes: Scenes, kind: str) -> AbstractLikelih
     return impulse_table(dynamics, noise, ImpulsePower(), scenes.to(torch.float64, model.score_scale.device))
 
 
-def contradiction(num_contradict: int, num_scenes: int) -> str | None:
-    """A sentence if the halves of more scenes contradict each other than chance allows, else None.
+def contradiction(model: Checkpoint | Ensemble) -> str | None:
+    """A sentence if the halves of more training scenes contradict each other than chance allows, else None.
 
     Args:
-        num_contradict: scenes in which they do.
-        num_scenes: all scenes that were halved.
+        model: trained by :func:`pyro_nri.fit`, which halves some of its training scenes; of an ensemble the worst.
     """
+    members = model.members if isinstance(model, Ensemble) else [model]
+    found = [member.training["halves"] for member in members if "halves" in member.training]
+    if not found:
+        return None
+    num_contradict, num_scenes = max(found, key=lambda each: each["contradict"] / each["scenes"]).values()
     expected = num_scenes / ODDS
-    if num_contradict <= expected + 3 * np.sqrt(expected * (1 - 1 / ODDS)):
+    if num_contradict <= expected + 3 * math.sqrt(expected * (1 - 1 / ODDS)):
         return None
     return (
-        f"The two halves of a scene contradict each other on its structure in {num_contradict:,} of {num_scenes:,} scenes "
-        f"(at most {expected:.3g} if the model is right): the structure changes, or this model does not describe these data"
+        f"the two halves of a scene contradict each other on its structure in {num_contradict:,} of {num_scenes:,} "
+        f"training scenes, {expected:.3g} at most if the model is right: either structures change, or the model does "
+        f"not describe these data and its structures mean little"
     )

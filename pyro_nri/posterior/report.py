@@ -17,6 +17,7 @@ from pyro_nri.posterior.calibration import OVER, UNDER, Calibration, calibration
 from pyro_nri.posterior.convergence import Check, check
 from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.figures import chosen_scenes
+from pyro_nri.posterior.halves import contradiction
 from pyro_nri.posterior.hidden_frames import has_hidden
 from pyro_nri.posterior.hidden_section import hidden_entities
 from pyro_nri.posterior.scores import score
@@ -107,6 +108,8 @@ def report_html(
         parts.append(hidden_entities(tree, chosen))
     warnings = [explains_nothing(tree), seen_twice(tree, checkpoint, truth)]
     if checkpoint is not None:
+        if (against := contradiction(checkpoint)) is not None:
+            warnings.append(f"{against[0].upper()}{against[1:]}.")
         if (found := sections.laws(checkpoint)) is not None:
             parts.append(found)
         if not has_hidden(tree):  # predictions do not roll out with hidden entities
