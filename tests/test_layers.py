@@ -77,6 +77,7 @@ ORDER: dict[str, Sequence[str]] = {
             "population",
             "hidden_edges",
             "hidden_search",
+            "hidden_scan",
             "hidden",
             "tempering",
             "evidence",

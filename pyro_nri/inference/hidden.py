@@ -1,6 +1,7 @@
 """Posterior of hidden entities: their initial state, their edges and all others, and how many there are.
 
-Modes are found by guesses and least squares (:mod:`hidden_search`), under the structures that go with them. A mixture
+Modes are found by guesses (:mod:`hidden_search`, or :mod:`hidden_scan` where every entity feels every other one) and
+least squares, under the structures that go with them. A mixture
 of Laplace approximations around them, with the prior as one more component, proposes states and edges into hidden
 entities together; the edges into observed entities are summed out, and drawn afterwards. Draws are those of an
 independence Metropolis chain; its importance weights give the log marginal.
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from pyro_nri.inference.gauss_newton import Mode
 from pyro_nri.inference.hidden_edges import AbstractRest, structure_from
+from pyro_nri.inference.hidden_scan import feels_everything, scan
 from pyro_nri.inference.hidden_search import guess, refine
 from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate, mixture_of
 from pyro_nri.inference.streams import Stream, normals
@@ -110,7 +112,7 @@ def search(coarse: HiddenTarget, fine: HiddenTarget, stream: Stream) -> Candidat
     """
     likelihood = coarse.likelihood
     starts = _prior_starts(coarse, stream, NUM_PRIOR_STARTS)
-    guesses = guess(likelihood)
+    guesses = scan(likelihood, stream) if feels_everything(likelihood) else guess(likelihood)
     state, into = torch.cat([guesses[0], starts[0]]), torch.cat([guesses[1], starts[1]])
     into = coarse.rest.project(into)
     # First frames first: over a long window a path that starts a little wrong ends far off, and nothing points back.

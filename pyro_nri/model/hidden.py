@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pyro_nri.dynamics.hidden_paths import HiddenPath, HiddenPaths
 from pyro_nri.model.impulse import most_likely_structure, refined_features
+from pyro_nri.model.noise import AbstractNoise, GivenScaleNoise
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import CHUNK_FLOATS, num_codes, sums_of_codes
 from pyro_nri.scenes.scenes import Scenes
@@ -35,6 +36,7 @@ class HiddenLikelihood:
     """
 
     def __init__(self, model: SceneModel, scenes: Scenes, num_hidden: int, *, num_steps: int | None = None) -> None:
+        self.noise: AbstractNoise
         self.dynamics, self.noise, power = model.impulse_parts
         scenes = model.prepare(scenes).to(torch.float64)
         if scenes.num_groups < scenes.num_scenes:
@@ -91,6 +93,16 @@ class HiddenLikelihood:
     def searched(self) -> "HiddenLikelihood":
         """The same with fewer steps, to search on."""
         return self.with_steps(SEARCH_STEPS[1] if self.is_stiff else SEARCH_STEPS[0])
+
+    def blunted(self, share: float) -> "HiddenLikelihood":
+        """The same with noise as large as a share of the typical impulse of each scene, and without power."""
+        size = torch.where(self.mask[..., None], self.target.abs(), torch.nan).flatten(1).nanmedian(1).values  # [B]
+        other: HiddenLikelihood = object.__new__(HiddenLikelihood)
+        other.__dict__ |= self.__dict__
+        other.noise = GivenScaleNoise(self.target.shape[-1], 1)
+        other.context = (share * size)[:, None, None, None].expand(*self.target.shape[:3], 1)
+        other.strength = torch.ones_like(self.strength)
+        return other
 
     def __getitem__(self, index: Tensor) -> "HiddenLikelihood":
         """The same of some scenes, long ``[B']``; a scene may come again."""
