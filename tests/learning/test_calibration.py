@@ -84,7 +84,7 @@ def test_the_power_never_grows_with_frames_and_losses_stay_rare(charged):
         assert 0 < lost < 1
     weight, lost = calibration.belief(torch.tensor(calibration.START))
     assert weight[[0, 1, 4]].tolist() == [0, 0, 0]
-    assert -0.1 < float(weight[2]) < 0
+    assert -0.3 < float(weight[2]) < 0
     assert float(lost) == pytest.approx(1 / 150, rel=0.02)
     model, scenes = charged
     calibrate(model, scenes, scenes.edge_type, seed=0)
