@@ -28,11 +28,13 @@ from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
+from pyro_nri.posterior.frames import write_frame
 from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.presets import find_preset
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate as run_simulate
+from pyro_nri.scenes.tables import to_dataframe
 from pyro_nri.scenes.velocities import with_velocities
 
 SECONDS_BETWEEN_SAVES = 20.0
@@ -68,7 +70,7 @@ def _read(arguments: argparse.Namespace, source: str) -> Scenes:
 
 
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Simulated scenes as NetCDF."""
+    """Simulated scenes, as NetCDF or as a long table."""
     scenes = run_simulate(
         arguments.system,
         arguments.num_scenes,
@@ -82,7 +84,11 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         progress=not arguments.quiet,
     )
-    write_netcdf(scenes, arguments.out)
+    if Path(arguments.out).suffix.lower() in (".csv", ".parquet"):
+        write_frame(to_dataframe(scenes), arguments.out)
+        note("a table holds the trajectories only; score needs a NetCDF file (.nc), which holds the structures too")
+    else:
+        write_netcdf(scenes, arguments.out)
     return {
         "scenes": scenes.num_scenes,
         "entities": scenes.num_entities,
