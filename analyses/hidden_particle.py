@@ -149,12 +149,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         shown = frame[(frame["system"] == system) & frame["setting"].isin(PUBLISHED)]
         for number, setting in enumerate(PUBLISHED):
             part = shown[shown["setting"] == setting]
-            x = (
-                part["degree"].astype(int)
-                + np.random.default_rng(0).uniform(-0.12, 0.12, len(part))
-                + 0.3 * number
-                - 0.15
-            )
+            x = part["degree"].astype(int) + np.random.default_rng(0).uniform(-0.27, -0.03, len(part)) + 0.3 * number
             label = "4 + 1, edges given" if setting == "edges given" else "5 + 1, edges unknown"
             axes.plot(x, part["mse"], "os"[number], ms=3, color=COLOURS[number], label=label)
         degrees = sorted(shown["degree"].astype(int).unique())

@@ -100,6 +100,7 @@ ORDER: dict[str, Sequence[str]] = {
             "hidden",
             "prior_records",
             "convert",
+            "recordings",
             "parts",
             "storage",
             "align",

@@ -105,7 +105,7 @@ def draw_region(
         label: for the legend.
         probability: share of the draws inside.
     """
-    ax.scatter(*places.T, s=3, alpha=0.25, color=colour, linewidths=0)
+    ax.scatter(places[:, 0], places[:, 1], s=3, alpha=0.25, color=colour, linewidths=0)
     ax.plot([], [], color=colour, linestyle=dash, label=label)
     if len(places) < 50:
         return

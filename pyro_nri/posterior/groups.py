@@ -173,7 +173,8 @@ def _compare(
             continue
         pooled, groups = model.moments(), [model.estimate(is_a), model.estimate(~is_a)]
         for quantity in model.quantities:
-            a, b = (_number(quantity, mean, without, choice.level) for mean, without in groups)
+            num_fitted = len(model.start) if model.cautious else 1
+            a, b = (_number(quantity, *found_of, num_fitted, choice.level) for found_of in groups)
             found.append((quantity, difference_interval(a, b)))
             tests.append((quantity.summary, pooled))
     rng = np.random.default_rng(choice.seed)
@@ -186,10 +187,14 @@ def _compare(
     )
 
 
-def _number(quantity: Quantity, mean: Floats, without: Floats, level: float) -> tuple[float, float, float]:
-    """A group's number and its interval, from its mean moments and those without each scene."""
-    value, number = float(quantity.summary(mean)), len(without)
-    error = jackknife_error(quantity.summary, without) if number > 1 else np.nan
+def _number(
+    quantity: Quantity, mean: Floats, without: list[Floats], num_fitted: int, level: float
+) -> tuple[float, float, float]:
+    """A group's number and its interval, from its mean moments and those without each scene, see ``Model.estimate``."""
+    value, number = float(quantity.summary(mean)), len(without[0])
+    error = float(np.max([jackknife_error(quantity.summary, each) for each in without])) if number > 1 else np.nan
     trials = 0.0 if quantity.trials is None else number * float(quantity.trials(mean))
-    interval = group_interval(value, error, number, level=level, scale=quantity.scale, num_units=trials)
+    interval = group_interval(
+        value, error, number, level=level, scale=quantity.scale, num_units=trials, num_fitted=num_fitted
+    )
     return value, *interval

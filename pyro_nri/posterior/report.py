@@ -10,6 +10,7 @@ import jinja2
 import torch
 import xarray as xr
 
+from pyro_nri.dynamics.scaling import beyond_training
 from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.learning.mixtures import trained_on
 from pyro_nri.posterior import sections
@@ -105,6 +106,8 @@ def report_html(
     if has_hidden(tree):
         parts.append(hidden_entities(tree, chosen))
     warnings = [explains_nothing(tree), seen_twice(tree, checkpoint, truth)]
+    if checkpoint is not None and "beyond_training" not in tree.attrs:  # else the check says so
+        warnings.append(beyond_training(checkpoint.model.scaling, scenes_of(tree)))
     if checkpoint is not None:
         if (found := sections.laws(checkpoint)) is not None:
             parts.append(found)

@@ -131,6 +131,9 @@ def trust(tree: xr.DataTree, check: Check) -> Section:
     }
     caption = f"The {len(worst)} scenes that chains agree about least, of {len(table):,}."
     section.tables.append(table_of(caption, worst, columns))
+    if group(tree, "posterior").sizes["draw"] < 2:
+        section.paragraphs.append("There is one draw of each chain: nothing can be drawn of how they move.")
+        return section
     section.pictures.append(
         picture_of(
             plot_split_frequencies(tree),
