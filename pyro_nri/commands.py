@@ -17,7 +17,7 @@ import pyro_nri.comparisons as comparisons
 from pyro_nri.answers import note
 from pyro_nri.cross_fitting import cross_fit, fit_ensemble
 from pyro_nri.demo import run_demo
-from pyro_nri.dynamics.scaling import Scaling, beyond_training
+from pyro_nri.dynamics.scaling import beyond_training
 from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.hidden_run import infer_hidden
@@ -246,7 +246,9 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{num_seen} of these scenes were trained on{by_all}: their posterior uses them twice and is too sure; "
             f"infer on other scenes where you can, or learn with train --cross-fit"
         )
-    if (far := beyond_training(scaling_of(checkpoint), scenes)) is not None:
+    one = checkpoint.members[0] if isinstance(checkpoint, Ensemble) else checkpoint
+    far = beyond_training(one.model.scaling, scenes) if scenes.state_names == one.spec.state_names else None
+    if far is not None:
         note(far)
         attributes["beyond_training"] = far
     written = 0.0
@@ -308,12 +310,6 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         "problems": summary["problems"],
         "wrote": arguments.out,
     }
-
-
-def scaling_of(checkpoint: Checkpoint | Ensemble) -> Scaling:
-    """Constants of the training scenes; those of an ensemble's first model."""
-    found: Scaling = (checkpoint.members[0] if isinstance(checkpoint, Ensemble) else checkpoint).model.scaling
-    return found
 
 
 def _numbers_found(draws: Draws) -> dict[str, Any]:

@@ -48,15 +48,15 @@ def fit_scaling(scenes: Scenes) -> Scaling:
 def beyond_training(scaling: Scaling, scenes: Scenes) -> str | None:
     """A sentence if states lie far outside those of the training scenes, as they do in other units, else None.
 
-    Far is beyond twice the range of a state variable for one state in a hundred, or within a hundredth of the range in
-    every variable. Laws say nothing there, and the posterior that they give can look as sure as any.
+    Far is more than three half ranges from the middle for more than one state in a hundred, or all states within a
+    hundredth of the range in every variable. Laws say nothing there, and their posterior can look as sure as any.
 
     Args:
         scaling: :func:`fit_scaling` of the training scenes.
-        scenes: others with the same state variables.
+        scenes: others; of those with other state variables nothing is said.
     """
     observed = scenes.trajectory[scenes.observation_mask].double().cpu()  # [R, D]
-    if len(observed) == 0:
+    if len(observed) == 0 or observed.shape[1] != len(scaling.scale):
         return None
     offset, scale = scaling.offset.cpu(), scaling.scale.cpu()
     scaled = (observed - offset) / scale

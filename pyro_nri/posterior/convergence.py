@@ -77,7 +77,7 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
         advice = "Bring the scenes into the units of training, or train on scenes like these."
         return Check(False, verdict, (str(far), *_problems(table, summary)), (advice,), table)
     if summary["method"] == "exact" and summary["complete"]:
-        verdict = "Trust this posterior: it is exact and its draws are independent, there is nothing to converge."
+        verdict = "Trust this run: it is exact and its draws are independent, there is nothing to converge."
         return Check(True, verdict, (), (), table)
     if problems := _problems(table, summary):
         first = problems[0].split(":")[0].removesuffix(".")  # after a colon there is detail

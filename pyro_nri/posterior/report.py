@@ -123,7 +123,7 @@ def report_html(
     template = environment.from_string(resources.files("pyro_nri.posterior").joinpath("report.html").read_text("utf-8"))
     page = template.render(
         title=title,
-        subtitle=f"{len(uncertainty):,} scenes, {int(uncertainty['num_edges'].sum()):,} edges.",
+        subtitle=subtitle(tree, uncertainty["num_edges"].tolist()),
         status=verdict.status,
         verdict=verdict.sentence,
         reasons=verdict.reasons,
@@ -135,6 +135,15 @@ def report_html(
         seed=tree.attrs["seed"],
     )
     return page, verdict
+
+
+def subtitle(tree: xr.DataTree, num_edges: Sequence[int]) -> str:
+    """What was asked, of which data, in one line."""
+    frame, number = group(tree, "observed_data")["frame"].values, len(num_edges)
+    return (
+        f"Which of {tree.attrs['num_edge_types']} types of interaction links each ordered pair: {number:,} "
+        f"scene{'' if number == 1 else 's'}, {sum(num_edges):,} edges, from frames {frame[0]} to {frame[-1]}."
+    )
 
 
 def judge(run: Check, judged: Calibration | None, warnings: Sequence[str]) -> Verdict:
