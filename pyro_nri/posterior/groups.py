@@ -44,8 +44,8 @@ def compare_groups(
     were drawn under divided out (:mod:`pyro_nri.posterior.tilting`): averages of posteriors under one prior would
     shrink every difference towards zero. The groups are taken as samples of scenes: intervals and p-values are for
     other scenes of the same kinds, and given the learned modules. In simulated studies of 20 scenes against 20
-    (``benchmarks/comparison.py``) tests keep their level, and 95 % intervals cover 93 to 98 %; those of motifs are too
-    narrow, 89 to 95 %, most where data are weak or scenes of one group differ.
+    (``benchmarks/comparison.py``) tests keep their level, and 95 % intervals cover 93 to 98 %, those of motifs 92 to
+    98 %, least where data are weakest.
 
     - "density": share of edges of the type. "degree": mean number of such edges at an entity.
     - "reciprocity": correlation of the two edges of a pair in having the type (Garlaschelli & Loffredo 2004); 0 for
