@@ -108,20 +108,21 @@ def compare_windows(scenes: dict[str, Scenes], windows: tuple[int, ...], seed: i
 
 def draw(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
     """Effects with their intervals and the truth; the difference in density against the number of frames."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     *left, right = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.5])
     for ax, quantity in zip(left, SHOWN, strict=True):
         part, place = table[table["quantity"] == quantity], np.arange(len(PAIRS))[::-1]
         ax.hlines(place, part["low"], part["high"], color=COLOURS[0], linewidth=2)
         ax.plot(part["effect"], place, "o", color=COLOURS[0], label="estimate, 95 %")
-        ax.plot(part["true_effect"], place, "|", color=INK, markersize=18, label="true structures")
+        ax.plot(part["true_effect"], place, "|", color=INK, markersize=18, label="true structures (right: line)")
         names = (part["group_a"] + " -\n" + part["group_b"]).tolist()
         ax.set_yticks(place, names if ax is left[0] else [""] * len(place))
         ax.set(title=quantity, xlabel="difference", ylim=(-0.6, len(part) - 0.4))
         ax.axvline(0, color="0.8", zorder=0)
         ax.locator_params(axis="x", nbins=4)
-    left[0].legend(frameon=False, fontsize=8, loc="lower right", markerscale=0.6, handlelength=1)
     draw_windows(right, windows)
+    handles = [*left[0].get_legend_handles_labels()[0], right.get_legend_handles_labels()[0][0]]
+    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=8, ncols=3)
     for ax in (*left, right):
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
@@ -130,13 +131,12 @@ def draw(table: pd.DataFrame, windows: pd.DataFrame) -> Figure:
 
 def draw_windows(ax: Axes, windows: pd.DataFrame) -> None:
     place, error = np.arange(len(windows)), [windows["effect"] - windows["low"], windows["high"] - windows["effect"]]
-    ax.errorbar(place, windows["effect"], error, fmt="o", color=COLOURS[0], capsize=3, label="estimate, 95 %")
+    ax.errorbar(place, windows["effect"], error, fmt="o", color=COLOURS[0], capsize=3)
     ax.plot(place, windows["averages"], "s--", color=COLOURS[1], label="averages of posteriors")
-    ax.axhline(windows["true_effect"].iloc[0], color=INK, linewidth=1, label="true structures")
+    ax.axhline(windows["true_effect"].iloc[0], color=INK, linewidth=1)
     ax.set_xticks(place, windows["num_frames"])
     ax.set(title=f"density, dense - sparse, noise of {NOISE:g}", xlabel="frames", ylabel="difference")
     ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def conclusions(table: pd.DataFrame, windows: pd.DataFrame) -> str:

@@ -116,6 +116,8 @@ def draw(frame: pd.DataFrame, usual: Cell, num_edges: int) -> Figure:
         others = pd.Series({name: value for name, value in usual.items() if name != column})
         part = frame[(frame[list(others.index)] == others).all(axis=1)]
         for (system, dynamics), curve in part.groupby(["system", "dynamics"], sort=False):
+            if curve[column].nunique() < 2:  # a series of another panel
+                continue
             wrong = (1 - curve.groupby(column)["edge_accuracy"].agg(["min", "mean", "max"])).clip(lower=floor)
             s, d = SYSTEMS.index(system), DYNAMICS.index(dynamics)
             style = {"color": COLOURS[s], "linestyle": DASHES[d], "marker": "osv"[d], "markersize": 5, "capsize": 2}

@@ -149,18 +149,19 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(4.2 * len(systems) + 1, 3.4), layout="constrained")
     for place, system in enumerate(systems):
         axes = figure.add_subplot(1, len(systems), place + 1)
+        shown = frame[(frame["system"] == system) & frame["setting"].isin(PUBLISHED)]
         for number, setting in enumerate(PUBLISHED):
-            part = frame[(frame["system"] == system) & (frame["setting"] == setting)]
-            jitter = np.random.default_rng(0).uniform(-0.12, 0.12, len(part)) + 0.3 * number - 0.15
+            part = shown[shown["setting"] == setting]
+            x = part["degree"].astype(int) + np.random.default_rng(0).uniform(-0.27, -0.03, len(part)) + 0.3 * number
             label = "4 + 1, edges given" if setting == "edges given" else "5 + 1, edges unknown"
-            axes.plot(part["degree"].astype(int) + jitter, part["mse"], "o", ms=3, color=COLOURS[number], label=label)
-        axes.axhline(PUBLISHED["edges given"], color=INK, lw=0.8, ls="--")
-        axes.text(0.99, PUBLISHED["edges given"] * 1.3, "published, springs, edges given", ha="right", fontsize=8,
-                  transform=axes.get_yaxis_transform())  # fmt: skip
-        axes.set(yscale="log", title=system, xlabel="entities that the hidden one pulls on", xticks=range(6))
-        if place == 0:
-            axes.set_ylabel("squared error of the hidden path\n(scaled units, frames 0-48)")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=8)
+            axes.plot(x, part["mse"], "os"[number], ms=3, color=COLOURS[number], label=label)
+        degrees = sorted(shown["degree"].astype(int).unique())
+        if system == "springs":  # the only one that a figure was published for
+            axes.axhline(PUBLISHED["edges given"], color=INK, lw=0.8, ls="--", label="published, edges given")
+        axes.set(yscale="log", title=system, xlabel="entities that the hidden one pulls on", xticks=degrees)
+        axes.set_xlim(degrees[0] - 0.6, degrees[-1] + 0.6)
+        axes.set_ylabel("" if place else "squared error of the hidden path\n(scaled units, frames 0-48)")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False, fontsize=8)
     with written_beside(path) as beside:
         figure.savefig(beside, dpi=150, format="png")
 

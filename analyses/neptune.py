@@ -42,8 +42,8 @@ from pyro_nri.model.measurement import DirectionMeasurement, MeasurementNoise
 from pyro_nri.model.noisy import NoisyModel
 from pyro_nri.model.orbits import MassPrior, OrbitPrior, OrbitStart
 from pyro_nri.model.priors import IndependentPrior
+from pyro_nri.posterior.figures import COLOURS, DASHES, draw_region
 from pyro_nri.posterior.frames import read_frame, write_frame
-from pyro_nri.posterior.plots import COLOURS
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.studies import Cell, run_cells
@@ -132,26 +132,26 @@ def run_cell(cell: Cell, places: Path) -> list[Cell]:
 
 def draw(table: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     """The unseen body on the sky, each row's interval, the control."""
-    figure = Figure(figsize=(14, 4.3), layout="constrained")
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
     sky, bars, control = figure.subplots(1, 3)
     real, simulated = (table[table["sky"] == name].reset_index() for name in SKIES)
-    for colour, (name, some) in zip(COLOURS, draws.groupby("mass_prior", sort=False), strict=False):
-        sky.scatter(some["longitude"], some["latitude"], s=4, alpha=0.5, color=colour, label=name, linewidths=0)
+    for colour, dash, (name, some) in zip(COLOURS, DASHES, draws.groupby("mass_prior", sort=False), strict=False):
+        draw_region(sky, some[["longitude", "latitude"]].to_numpy(), colour, dash, f"{name}, 90 % of draws")
     truth = real.iloc[0]
     sky.plot(truth.true_longitude, truth.true_latitude, "+", color="black", ms=12, mew=2, label="DE405")
-    sky.set(xlabel="longitude, degrees", ylabel="latitude, degrees", title="The unseen body at the last frame")
-    sky.legend(fontsize=8)
+    sky.set(xlabel="longitude, degrees", ylabel="latitude, degrees", title="At the last frame")
+    sky.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.13), ncols=2)
     error = (real["longitude"] - real["longitude_low"], real["longitude_high"] - real["longitude"])
     bars.errorbar(real["longitude"], range(len(real)), xerr=error, fmt="o", color="0.3", capsize=3)
     bars.axvline(truth.true_longitude, color="black", lw=1)
     bars.set_yticks(range(len(real)), [f'{row.mass_prior}, noise {row.noise:g}"' for row in real.itertuples()])
-    bars.set(xlabel="longitude, degrees", title="Medians and 90 % intervals; line: DE405")
+    bars.set(xlabel="longitude, degrees", title="Medians, 90 % intervals; line: DE405")
     control.axhline(0, color="0.6", lw=1)
     names = list(simulated["mass_prior"].unique())
     place = simulated["mass_prior"].map(names.index) + 0.1 * simulated["seed"]
     control.errorbar(place, simulated["log_bayes"], 2 * simulated["log_bayes_error"], fmt="o", color="0.3", capsize=3)
     control.set_xticks(range(len(names)), names)
-    control.set(ylabel="log Bayes factor, one against none", title="Control: simulated without an unseen body")
+    control.set(ylabel="log Bayes factor, one against none", title="Control: nothing unseen simulated")
     return figure
 
 

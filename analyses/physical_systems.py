@@ -130,16 +130,26 @@ def draw(table: pd.DataFrame) -> Figure:
     """Ours filled, published hollow: edges right, and errors after ten steps."""
     figure = Figure(figsize=(10.5, 4.6), layout="constrained")
     names = [name for name in METHODS if name in set(table["method"])]
-    panels = (("edge_accuracy", "edges right"), ("mse_10", "squared error after 10 steps, mean over scenes"))
-    for ax, (column, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+    # Column, factor, label.
+    panels = (
+        ("edge_accuracy", 100.0, "edges right (%), 95 % intervals over scenes"),
+        ("mse_10", 1.0, "scaled squared error after 10 steps, mean over scenes"),
+    )
+    for ax, (column, factor, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
         for s, (system, part) in enumerate(table.groupby("system", sort=False)):
             y = [names.index(name) + 0.2 * (s - 0.5) for name in part["method"]]
-            bars = (part[[f"{column}_low", f"{column}_high"]].sub(part[column], axis=0)).abs().to_numpy().T
+            bars = (part[[f"{column}_low", f"{column}_high"]].sub(part[column], axis=0)).abs().to_numpy().T * factor
             ax.errorbar(
-                part[column], y, xerr=bars, fmt="os"[s], color=COLOURS[s], markersize=5, label=f"{system}, here"
+                part[column] * factor,
+                y,
+                xerr=bars,
+                fmt="os"[s],
+                color=COLOURS[s],
+                markersize=5,
+                label=f"{system}, here",
             )
             hollow = {"facecolors": "none", "edgecolors": COLOURS[s], "marker": "os"[s], "s": 30}
-            ax.scatter(part[f"published_{column}"], y, **hollow, label=f"{system}, published")
+            ax.scatter(part[f"published_{column}"] * factor, y, **hollow, label=f"{system}, published")
         ax.set(xlabel=label, xscale="log" if column == "mse_10" else "linear")
         ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         ax.grid(axis="x", color="0.92")

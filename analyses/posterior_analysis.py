@@ -89,18 +89,19 @@ def edges_table(tree: xr.DataTree) -> pd.DataFrame:
 
 def draw(tree: xr.DataTree, scene: str, model: Path | None) -> Figure:
     """One scene above, all scenes below."""
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.12, w_pad=0.08)
+    figure = Figure(figsize=(11, 7.4), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
     axes = figure.subplots(2, 3)
     last = int(tree.attrs["num_edge_types"]) - 1
     plot_structures(tree, scenes=[scene], layout="circle", axes=axes[0, 0])
     plot_edge_probabilities(tree, last, scenes=[scene], axes=axes[0, 1])
-    plot_structure_probabilities(tree, scenes=[scene], num_top=5, axes=axes[0, 2])
+    plot_edge_counts(tree, last, scenes=[scene], axes=axes[0, 2])
+    axes[0, 2].set_ylabel("probability")
     plot_split_frequencies(tree, ax=axes[1, 0])
     if has_truth(tree):
         plot_reliability(calibration(tree).table, axes[1, 1])
     else:
-        plot_edge_counts(tree, last, scenes=[scene], axes=axes[1, 1])
+        plot_structure_probabilities(tree, scenes=[scene], num_top=5, axes=axes[1, 1])
     if model is None:
         axes[1, 2].set_axis_off()
         return figure

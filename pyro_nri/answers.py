@@ -24,11 +24,12 @@ from pyro_nri.posterior.inclusion import bayes_factors_frame
 from pyro_nri.posterior.law_plots import write_law_plot
 from pyro_nri.posterior.laws import TRUE_LAWS, laws_frame
 from pyro_nri.posterior.parts import select_scenes
-from pyro_nri.posterior.predictions import check_recordings, predictions_frame
 from pyro_nri.posterior.predictions import predict as predict_paths
+from pyro_nri.posterior.predictions import predictions_frame
 from pyro_nri.posterior.prior_records import prior_record
 from pyro_nri.posterior.report import write_report
 from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
+from pyro_nri.posterior.same_recordings import check_recordings
 from pyro_nri.posterior.scores import score as score_posterior
 from pyro_nri.posterior.storage import open_posterior, read_posterior
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame

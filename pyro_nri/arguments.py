@@ -36,6 +36,13 @@ def output_file(text: str) -> str:
     return text
 
 
+def netcdf_file(text: str) -> str:
+    """An output that is NetCDF whatever it is called, so it must not be called a table."""
+    if Path(text).suffix.lower() in (".csv", ".parquet", ".html", ".pt"):
+        raise argparse.ArgumentTypeError(f"must be the name of a NetCDF file, such as posterior.nc, found {text!r}")
+    return output_file(text)
+
+
 def number(
     kind: Callable[[str], Any], lowest: float, highest: float = math.inf, *, open_low: bool = False
 ) -> Callable[[str], Any]:

@@ -14,6 +14,7 @@ from pyro_nri.arguments import (
     POSITIVE,
     boundary,
     frame_range,
+    netcdf_file,
     number,
     output_file,
     reading_arguments,
@@ -67,7 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--asymmetric", action="store_true", help="both edges of a pair have types of their own")
     sub.add_argument("--first-scene", type=number(int, 0), default=0, metavar="B", help="number of the first scene")
     sub.add_argument("--seed", type=number(int, 0), required=True)
-    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
+    sub.add_argument(
+        "--out", type=output_file, required=True, help="NetCDF file, or long table (.csv, .parquet; without the truth)"
+    )
 
     sub = command("train", "learn modules from scenes without knowing their structures (BounceGrad)")
     scene_arguments(sub)
@@ -175,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on with the chains of an interrupted run")
     sub.add_argument("--device", default="cpu")
     sub.add_argument("--seed", type=number(int, 0), required=True)
-    sub.add_argument("--out", type=output_file, required=True, help="NetCDF file")
+    sub.add_argument("--out", type=netcdf_file, required=True, help="NetCDF file")
 
     sub = command("predict", "roll the motion forward under drawn structures")
     scene_arguments(sub)
@@ -237,6 +240,8 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--by", metavar="COLUMN", help=text)
     sub.add_argument("--table", help="where the column is: .csv or .parquet with a column scene")
     sub.add_argument("--names", nargs=2, metavar="NAME", help="of the two posteriors (default: the files' names)")
+    text = "for each type of the second posterior that of the first which it stands for, if their models differ"
+    sub.add_argument("--relabel", nargs="+", type=number(int, 0), metavar="TYPE", help=text)
     names = ["density", "degree", "reciprocity", "dispersion", "motifs", "triads", "edges"]
     sub.add_argument("--quantities", nargs="+", choices=names, help="default: all but triads and edges")
     sub.add_argument("--level", type=number(float, 0.5, 0.999), default=0.95, help="of the intervals")

@@ -17,6 +17,7 @@ import pyro_nri.comparisons as comparisons
 from pyro_nri.answers import note
 from pyro_nri.cross_fitting import cross_fit, fit_ensemble
 from pyro_nri.demo import run_demo
+from pyro_nri.dynamics.scaling import beyond_training
 from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.hidden_run import infer_hidden
@@ -28,12 +29,14 @@ from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
+from pyro_nri.posterior.frames import write_frame
 from pyro_nri.posterior.halves import contradiction
 from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.presets import find_preset
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate as run_simulate
+from pyro_nri.scenes.tables import to_dataframe
 from pyro_nri.scenes.velocities import with_velocities
 
 SECONDS_BETWEEN_SAVES = 20.0
@@ -69,7 +72,7 @@ def _read(arguments: argparse.Namespace, source: str) -> Scenes:
 
 
 def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Simulated scenes as NetCDF."""
+    """Simulated scenes, as NetCDF or as a long table."""
     scenes = run_simulate(
         arguments.system,
         arguments.num_scenes,
@@ -83,7 +86,11 @@ def simulate(arguments: argparse.Namespace) -> dict[str, Any]:
         seed=arguments.seed,
         progress=not arguments.quiet,
     )
-    write_netcdf(scenes, arguments.out)
+    if Path(arguments.out).suffix.lower() in (".csv", ".parquet"):
+        write_frame(to_dataframe(scenes), arguments.out)
+        note("a table holds the trajectories only; score needs a NetCDF file (.nc), which holds the structures too")
+    else:
+        write_netcdf(scenes, arguments.out)
     return {
         "scenes": scenes.num_scenes,
         "entities": scenes.num_entities,
@@ -244,6 +251,11 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{num_seen} of these scenes were trained on{by_all}: their posterior uses them twice and is too sure; "
             f"infer on other scenes where you can, or learn with train --cross-fit"
         )
+    one = checkpoint.members[0] if isinstance(checkpoint, Ensemble) else checkpoint
+    far = beyond_training(one.model.scaling, scenes) if scenes.state_names == one.spec.state_names else None
+    if far is not None:
+        note(far)
+        attributes["beyond_training"] = far
     written = 0.0
 
     def write(draws: Draws) -> xr.DataTree:

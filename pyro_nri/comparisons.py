@@ -37,6 +37,10 @@ def structures(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.mode == "same-scenes":
             raise ValueError("--quantities goes with --mode groups")
         options["quantities"] = arguments.quantities
+    if arguments.relabel is not None:
+        if len(trees) == 1 or arguments.by is not None:
+            raise ValueError("--relabel goes with two posteriors and no --by")
+        options["relabel"] = arguments.relabel
     frame = comparison_frame(
         trees[0],
         trees[1] if len(trees) == 2 else None,

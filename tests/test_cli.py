@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pyro_nri.posterior.storage import read_posterior
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.netcdf import read_netcdf, write_netcdf
 from pyro_nri.scenes.nri_arrays import write_nri
+from pyro_nri.scenes.readers import read_scenes
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 from pyro_nri.scenes.tables import from_dataframe, to_dataframe
@@ -131,6 +133,28 @@ def test_conditions_are_simulated_from_the_shell(as_json, tmp_path):
     assert found.scene_names == ("7", "8", "9")
     assert torch.equal(found.edge_type, wanted.edge_type)
     assert torch.equal(found.trajectory, wanted.trajectory)
+
+
+def test_simulated_tables(run, tmp_path):
+    code, _, err = run("simulate", "springs", "--num-scenes", 2, "--seed", 1, "--quiet", "--out", tmp_path / "s.csv")
+    assert code == 0
+    assert "a table holds the trajectories only" in err
+    wanted = simulate("springs", 2, seed=1).trajectory
+    assert torch.allclose(read_scenes(tmp_path / "s.csv").trajectory, wanted)
+
+
+def test_scenes_in_other_units_are_not_trusted(job, run, as_json, tmp_path):
+    scenes = read_netcdf(job / "test.nc")
+    write_netcdf(replace(scenes, trajectory=1000 * scenes.trajectory), tmp_path / "mm.nc")
+    options = ("--num-draws", 4, "--seed", 0, "--quiet", "--out", tmp_path / "p.nc")
+    code, _, err = run("infer", tmp_path / "mm.nc", "--model", job / "model.pt", *options)
+    assert code == 0
+    assert "States are far from those that the model was trained on" in err
+    found = as_json("diagnose", tmp_path / "p.nc")
+    assert not found["passed"]
+    assert found["verdict"].startswith("Do not trust this posterior: its scenes are unlike those")
+    report = as_json("report", tmp_path / "p.nc", "--out", tmp_path / "page.html")
+    assert not report["trusted"]
 
 
 def test_train(job, as_json, tmp_path):

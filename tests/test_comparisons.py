@@ -149,6 +149,8 @@ def test_priors(run):
         ("compare left.nc right.nc --mode same-scenes", "no scene in common: the first has '0', '1', '2', ..."),
         ("compare left.nc right.nc --mode same-scenes --by tank", "by goes with mode 'groups'"),
         ("compare left.nc right.nc --mode same-scenes --quantities density", "--quantities goes with --mode groups"),
+        ("compare left.nc right.nc --relabel 0 0", "relabel must hold each of the types 0 to 1 once, found [0, 0]"),
+        ("compare left.nc --relabel 0 1 --by tank", "--relabel goes with two posteriors and no --by"),
         ("compare left.nc --by tank", "the posterior has no column 'tank' of its scenes, only recording"),
         ("compare left.nc --by moon --table conditions.csv", "the posterior has no column 'moon'"),
         ("compare left.nc right.nc --table conditions.csv", "table goes with by"),

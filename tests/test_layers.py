@@ -104,6 +104,7 @@ ORDER: dict[str, Sequence[str]] = {
             "recordings",
             "sample_stats",
             "convert",
+            "same_recordings",
             "parts",
             "storage",
             "align",

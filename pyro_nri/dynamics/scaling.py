@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from pyro_nri.scenes.scenes import Scenes
 
+# States beyond this many half ranges are far; all within this share of a half range are too near one another.
+_FAR, _NEAR, _FEW = 3.0, 0.01, 0.01
+
 
 class Scaling(NamedTuple):
     """``scaled = (raw - offset) / scale``; both float64 ``[D]``."""
@@ -40,6 +43,35 @@ def fit_scaling(scenes: Scenes) -> Scaling:
         low[group], high[group] = low[group].min(), high[group].max()
     scale = (high - low) / 2
     return Scaling((high + low) / 2, torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+
+def beyond_training(scaling: Scaling, scenes: Scenes) -> str | None:
+    """A sentence if states lie far outside those of the training scenes, as they do in other units, else None.
+
+    Far is more than three half ranges from the middle for more than one state in a hundred, or all states within a
+    hundredth of the range in every variable. Laws say nothing there, and their posterior can look as sure as any.
+
+    Args:
+        scaling: :func:`fit_scaling` of the training scenes.
+        scenes: others; of those with other state variables nothing is said.
+    """
+    observed = scenes.trajectory[scenes.observation_mask].double().cpu()  # [R, D]
+    if len(observed) == 0 or observed.shape[1] != len(scaling.scale):
+        return None
+    offset, scale = scaling.offset.cpu(), scaling.scale.cpu()
+    scaled = (observed - offset) / scale
+    share = (scaled.abs() > _FAR).double().mean(0)
+    small = bool((scaled.max(0).values - scaled.min(0).values < 2 * _NEAR).all()) and scenes.num_frames > 1
+    if not small and float(share.max()) <= _FEW:
+        return None
+    worst = int(share.argmax())
+    low, high = float(observed[:, worst].min()), float(observed[:, worst].max())
+    from_, to = float((offset - scale)[worst]), float((offset + scale)[worst])
+    return (
+        f"States are far from those that the model was trained on: {scenes.state_names[worst]} runs from {low:.3g} to "
+        f"{high:.3g}, in training from {from_:.3g} to {to:.3g}. The units may differ; the learned modules say nothing "
+        f"there."
+    )
 
 
 def fit_standardisation(scenes: Scenes) -> Scaling:

@@ -207,8 +207,8 @@ def _exact_draws(
 ) -> Draws:
     """Independent draws of the enumerated posterior, with its probabilities."""
     posterior = enumerate_posterior(likelihood, prior)
-    stream = stream.child("exact")
-    structure = torch.stack([posterior.sample(stream, number) for number in range(num_draws)], dim=1)  # [C, S, G, E]
+    own = stream.child("exact")
+    structure = torch.stack([posterior.sample(own, number) for number in range(num_draws)], dim=1)  # [C, S, G, E]
     log_joint = torch.stack([posterior.log_prob(structure[:, s]) for s in range(num_draws)], dim=1)
     log_joint = log_joint + posterior.log_marginal
     nothing = np.zeros(log_joint.shape, dtype=bool)

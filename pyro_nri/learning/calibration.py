@@ -38,8 +38,8 @@ MAX_HARD, MAX_INFERRED = 100, 150
 #: Weight of the agreement of halves.
 HALVES = 4.0
 #: Where the search for the free numbers of :func:`belief` starts, what they are drawn to, and how much. Lost paths are
-#: so rare that a few scenes say little about them, and scenes that follow the learned laws have fewer: 1 in 150. The power
-#: falls a little with the number of frames, whose errors are never quite independent.
+#: so rare that a few scenes say little about them, and scenes that follow the learned laws have fewer: 1 in 150. The
+#: power falls a little with the number of frames, whose errors are never quite independent.
 START = (0.0, 0.0, -1.5, -1.5, 0.0, -5.0)
 DRAWN = (1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-3)
 #: Receivers with more codes than this are left as they are.

@@ -25,10 +25,12 @@ from scipy import stats
 
 from pyro_nri.posterior.compare import edge_differences
 from pyro_nri.posterior.comparison_table import comparison_row, comparison_table
+from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.covariates import compare_covariate
 from pyro_nri.posterior.distances import scene_distances
 from pyro_nri.posterior.groups import compare_groups, split_groups
 from pyro_nri.posterior.permutation import Floats, sign_p_value
+from pyro_nri.posterior.same_recordings import check_recordings
 from pyro_nri.posterior.subsets import add_columns, scene_values
 
 #: What is compared.
@@ -122,9 +124,12 @@ def compare_posteriors(
         :func:`edge_differences`.
 
     Raises:
-        ValueError: the posteriors cannot be compared.
+        ValueError: the posteriors cannot be compared, or scenes of one name move otherwise: they are not the same.
     """
     edges = edge_differences(a, b, relabel=relabel)
+    others = scenes_of(b)
+    if others.time_step == scenes_of(a).time_step:  # frames of other data may not be the same ones
+        check_recordings(a, others, int(group(b, "observed_data")["frame"][0]))
     scenes = scene_distances(a, b, relabel=relabel, seed=seed)
     number = len(scenes)
 

@@ -55,6 +55,7 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     A run fails by the problems of :func:`summarize`, if chains of a scene sit in different modes, or if the median
     effective sample size of whole structures is too small where they sit in one. Deviations of frequencies decide
     nothing beside R-hat; they say how far off the answer may be. An exact posterior passes: its draws are independent.
+    No posterior passes whose scenes ``pyro-nri infer`` found far outside the states of training.
 
     Args:
         tree: a posterior.
@@ -71,8 +72,12 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     compared = split_frequencies(tree).rename(columns={"num_edges": "num_edges_compared"})
     parts = [part.drop(columns="scene") for part in (compared, graph_distance_ess(tree), chain_modes(tree))]
     table = pd.concat([diagnostics_frame(tree), *parts], axis=1)
+    if far := tree.attrs.get("beyond_training"):
+        verdict = "Do not trust this posterior: its scenes are unlike those that the model was trained on."
+        advice = "Bring the scenes into the units of training, or train on scenes like these."
+        return Check(False, verdict, (str(far), *_problems(table, summary)), (advice,), table)
     if summary["method"] == "exact" and summary["complete"]:
-        verdict = "Trust this posterior: it is exact and its draws are independent, there is nothing to converge."
+        verdict = "Trust this run: it is exact and its draws are independent, there is nothing to converge."
         return Check(True, verdict, (), (), table)
     if problems := _problems(table, summary):
         first = problems[0].split(":")[0].removesuffix(".")  # after a colon there is detail

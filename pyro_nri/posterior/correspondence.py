@@ -71,7 +71,7 @@ def common_types(
             return np.array([mine.tolist().index(true) for true in other], dtype=np.int64)
     raise ValueError(
         f"{names[0]} and {names[1]} are of different models, whose types are numbered arbitrarily, and nothing says "
-        f"which stands for which; infer both with one model, or give relabel"
+        f"which stands for which; infer both with one model, or give relabel (--relabel)"
     )
 
 

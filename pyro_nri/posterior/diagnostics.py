@@ -196,7 +196,9 @@ def summarize(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float 
         problems.append("The run was interrupted before it drew everything that was asked for.")
     if str(tree.attrs["method"]) != "exact":  # draws of an exact posterior are independent, however few there are
         if num_draws < 4:
-            problems.append(f"{num_draws} draws are too few to diagnose, at least 4 are needed.")
+            problems.append(
+                f"{num_draws} draw{' is' if num_draws == 1 else 's are'} too few to diagnose, 4 are needed."
+            )
         if num_chains < 2:
             problems.append("One chain cannot show that chains agree; run at least two.")
         if count := totals["num_disagreeing"]:

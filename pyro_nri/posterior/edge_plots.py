@@ -89,7 +89,8 @@ def plot_edge_probabilities(
         turn = 90 if max(map(len, entities)) > 2 else 0
         ax.set_xticks(places, names, rotation=turn)
         ax.set_yticks(places, names)
-        ax.set(xlabel="receiver", ylabel="sender", title=f"scene {scene}")
+        said = "" if axes is None else f": probability of {name} (%)"  # what a colour bar says in a figure of our own
+        ax.set(xlabel="receiver", ylabel="sender", title=f"scene {scene}{said}")
         plain(ax)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
@@ -192,7 +193,8 @@ def plot_edge_counts(
         if has_truth(known):
             edges = known_edges(known)
             true = int((edges.true_edge_type == edges.alignment[edge_type]).sum())
-            ax.plot(true, -0.05, "^", color=COLOURS[1], markersize=6, clip_on=False, zorder=5)
+            above = float(part["probability"][part["num_edges"] == true].sum()) + 0.05
+            ax.plot(true, above, "v", color=COLOURS[1], markersize=6, clip_on=False, zorder=5)
         middle = (part["num_edges"].min() + part["num_edges"].max()) / 2
         half = max(3, (part["num_edges"].max() - part["num_edges"].min()) / 2 + 1)
         ax.set(xlim=(middle - half - 0.5, middle + half + 0.5), ylim=(0, 1), title=f"scene {scene}")
@@ -203,7 +205,7 @@ def plot_edge_counts(
         plain(ax)
         ax.tick_params(axis="x", pad=6)
     if has_truth(tree):
-        mark = Line2D([], [], color=COLOURS[1], marker="^", linestyle="none", markersize=6, label="true number")
+        mark = Line2D([], [], color=COLOURS[1], marker="v", linestyle="none", markersize=6, label="true number")
         legend_below(axes, drawn, [mark])
     return drawn
 

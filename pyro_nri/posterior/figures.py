@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from scipy.stats import gaussian_kde
 
 from pyro_nri.posterior.convert import group
 
@@ -89,6 +90,30 @@ def plain(ax: Axes) -> None:
         text.set_color(INK)
     ax.title.set_fontsize(9)
     ax.title.set_color(INK)
+
+
+def draw_region(
+    ax: Axes, places: NDArray[np.float64], colour: str, dash: Any, label: str, *, probability: float = 0.9
+) -> None:
+    """Drawn places, and a line around their densest region, by a kernel estimate: clouds alone look alike in grey.
+
+    Args:
+        ax: where to draw.
+        places: draws, ``[R, 2]``; there is no line around fewer than 50.
+        colour: of dots and line.
+        dash: of the line.
+        label: for the legend.
+        probability: share of the draws inside.
+    """
+    ax.scatter(places[:, 0], places[:, 1], s=3, alpha=0.25, color=colour, linewidths=0)
+    ax.plot([], [], color=colour, linestyle=dash, label=label)
+    if len(places) < 50:
+        return
+    density = gaussian_kde(places.T)
+    x, y = np.meshgrid(*(np.linspace(*ends, 120) for ends in zip(places.min(0), places.max(0), strict=True)))
+    height = density(np.stack([x.ravel(), y.ravel()])).reshape(x.shape)
+    level = np.quantile(density(places.T), 1 - probability)
+    ax.contour(x, y, height, [level], colors=[colour], linestyles=[dash], linewidths=1.6)
 
 
 def type_names(tree: xr.DataTree) -> list[str]:

@@ -18,7 +18,7 @@ from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.model.program import SceneModel
 from pyro_nri.posterior.convert import scenes_of, to_draws
 from pyro_nri.posterior.diagnostics import quantity_diagnostics
-from pyro_nri.posterior.predictions import check_recordings
+from pyro_nri.posterior.same_recordings import check_recordings
 from pyro_nri.scenes.scenes import Scenes
 
 Floats = NDArray[np.float64]

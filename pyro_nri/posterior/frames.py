@@ -107,9 +107,10 @@ def structures_frame(tree: xr.DataTree, num_top: int = 10, scenes: Sequence[str]
 
     Returns:
         Columns ``scene``; ``structure``, the types of the scene's edges in the posterior's order, "0110...", with
-        blanks between if there are more than ten types; ``probability``, its share of the draws of all chains, or its
-        exact probability where an enumerated posterior stored its log marginal; ``log_joint``, the mean over the
-        draws that have this structure; ``mcse`` of the share (NaN where no other structure was drawn; 0 if exact);
+        blanks between if there are more than ten types (in a CSV :func:`read_frame` keeps it as text, where plain
+        pandas takes "0110" for 110); ``probability``, its share of the draws of all chains, or its exact probability
+        where an enumerated posterior stored its log marginal; ``log_joint``, the mean over the draws that have this
+        structure; ``mcse`` of the share (NaN where no other structure was drawn; 0 if exact);
         ``estimator`` ("exact" or "counts").
 
     Raises:

@@ -16,7 +16,14 @@ def jackknife_error(summary: Summary, without: Floats) -> float:
 
 
 def group_interval(
-    value: float, error: float, num_scenes: int, *, level: float, scale: str = "real", num_units: float = 0.0
+    value: float,
+    error: float,
+    num_scenes: int,
+    *,
+    level: float,
+    scale: str = "real",
+    num_units: float = 0.0,
+    num_fitted: int = 1,
 ) -> tuple[float, float]:
     """Student's interval of one group's number, made on a scale where it has no bounds.
 
@@ -29,10 +36,12 @@ def group_interval(
             "positive" (logarithm), "correlation" (-1 to 1, artanh) or "real".
         num_units: independent trials behind the number, for the interval of Clopper & Pearson where a share is 0 or 1,
             or a correlation 1.
+        num_fitted: parameters fitted to the scenes, degrees of freedom that they no longer have.
     """
     if math.isnan(value) or math.isnan(error) or num_scenes < 2:
         return math.nan, math.nan
-    quantile = float(stats.t.ppf((1 + level) / 2, num_scenes - 1))
+    freedom = max(num_scenes - num_fitted, 1)
+    quantile = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt((num_scenes - 1) / freedom)
     tiny = 1e-6
     width = 1 - ((1 - level) / 2) ** (1 / max(num_units, num_scenes))
     if scale in ("share", "cube") and min(value, 1 - value) < tiny:

@@ -125,7 +125,7 @@ def _triad_models(
         model = _drawn_model(pool, log_rate, k, sizes, _beside_edges(count, tied=pool.tied), base, pairs)
         scale = "share" if name.startswith("triad ") else "cube"
         quantity = Quantity(name, k, _share(len(model.start) - 1, place), scale)
-        result.append(replace(model, quantities=[quantity]))
+        result.append(replace(model, quantities=[quantity], cautious=True))
     return result
 
 

@@ -15,6 +15,9 @@ Summary = Callable[[Floats], Floats]
 _CHUNK_LABELS = 2**22
 # Smaller differences come from where a search ended.
 _ROUNDING = 1e-6
+# Smaller differences of rates come from draws of structures where scenes do not differ, such as all pairs of all
+# scenes mutual.
+_NEGLIGIBLE = 5e-4
 
 
 def benjamini_hochberg(p_value: ArrayLike) -> Floats:
@@ -126,18 +129,18 @@ def _prepare(summary: Summary, moments: Floats, is_a: NDArray[np.bool_]) -> Call
             variance = np.einsum("br,brs,bs->b", slope, spread, slope)
             values.append(summary(mean))
             variances.append(np.maximum(variance, 0) / max(count - 1, 1))
-        return studentised(values[0] - values[1], variances[0] + variances[1])
+        return studentised(values[0] - values[1], variances[0] + variances[1], _NEGLIGIBLE)
 
     return statistic
 
 
-def studentised(difference: Floats, variance: Floats) -> Floats:
-    """Differences in units of their errors; 0 for no difference but rounding, infinite for one without any spread."""
+def studentised(difference: Floats, variance: Floats, negligible: float = _ROUNDING) -> Floats:
+    """Differences in units of their errors; 0 for negligible ones, infinite for others without any spread."""
     size = np.abs(difference)
     tiny = _ROUNDING * (1 + size)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = size / np.sqrt(variance)
-    return np.where(size <= tiny, 0.0, np.where(variance <= tiny**2, np.inf, ratio))
+    return np.where(size <= negligible * (1 + size), 0.0, np.where(variance <= tiny**2, np.inf, ratio))
 
 
 def _at_least(values: Floats, observed: float) -> int:

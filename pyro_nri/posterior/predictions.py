@@ -174,31 +174,3 @@ def match_scenes(tree: xr.DataTree, scenes: Scenes) -> Scenes:
             raise ValueError(f"scene {name!r} has other entities than in the posterior")
         groups.append(known.structure_group[place[name]])
     return replace(scenes, structure_group=tuple(groups))
-
-
-def check_recordings(tree: xr.DataTree, scenes: Scenes) -> None:
-    """Refuse recordings that only share their names with those of the posterior, as two simulated data sets do.
-
-    Frames that both have may differ by measurement noise, not by half their spread or more in every state variable.
-
-    Raises:
-        ValueError: a scene moves otherwise than the one of its name in the posterior.
-    """
-    known = scenes_of(tree)
-    first = int(group(tree, "observed_data")["frame"][0])
-    length = min(known.num_frames, scenes.num_frames - first)
-    if known.state_names != scenes.state_names or length < 1:
-        return
-    place = {name: b for b, name in enumerate(known.scene_names)}
-    for b, name in enumerate(scenes.scene_names):
-        if name not in place or scenes.entity_names[b] != known.entity_names[place[name]]:
-            continue
-        row, window = place[name], slice(first, first + length)
-        seen = known.observation_mask[row, :length] & scenes.observation_mask[b, window]
-        kept, given = known.trajectory[row, :length][seen], scenes.trajectory[b, window][seen]  # [M, D]
-        if len(kept) == 0:
-            continue
-        spread = kept.std(0, correction=0)
-        difference = (given - kept).square().mean(0).sqrt()
-        if (spread > 0).any() and (difference > spread / 2)[spread > 0].all():
-            raise ValueError(f"scene {name!r} moves otherwise than in the posterior: these are two scenes of one name")

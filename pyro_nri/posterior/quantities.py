@@ -48,6 +48,7 @@ class Model:
         sizes: known numbers of each scene, which follow the P counts in its moments, ``[G, Q]``.
         quantities: the answers.
         penalty: see :func:`~pyro_nri.posterior.tilting.maximise`.
+        cautious: whether the step that leaves a scene out is too rough to be trusted alone, see :meth:`estimate`.
     """
 
     family: Family
@@ -55,6 +56,7 @@ class Model:
     sizes: Floats
     quantities: list[Quantity]
     penalty: float = 0.0
+    cautious: bool = False
 
     def fit(self) -> Point:
         """The parameter of all scenes."""
@@ -64,22 +66,27 @@ class Model:
         """Pseudo-observations of the counts in all scenes, and the scenes' sizes, ``[G, P + Q]``."""
         return np.concatenate([self.fit().moments, self.sizes], axis=1)
 
-    def estimate(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    def estimate(self, chosen: NDArray[np.bool_]) -> tuple[Floats, list[Floats]]:
         """Mean moments of the chosen scenes by themselves, and what they are without each scene in turn.
 
         Returns:
-            ``[P + Q]`` and ``[G, P + Q]``; instead of more than 1,000 scenes left out, moments that differ as much.
+            ``[P + Q]``, and one or more ``[G, P + Q]`` that differ as much as moments without each scene do, of which
+            the one with the larger error counts: those after one Newton step without the scene, or for more than 1,000
+            scenes those from pseudo-observations; both if the model is cautious. Far from all scenes' parameter a
+            Newton step may stop short, and its error is then far too small (in studies of 20 weakly informative scenes
+            the median of that of motifs was two thirds of the true one, that from pseudo-observations nine tenths).
         """
         family, sizes = self.family.part(chosen), self.sizes[chosen]
         point, number = maximise(family, self.start, penalty=self.penalty), len(sizes)
         moments = np.concatenate([point.moments, sizes], axis=1)
         mean = moments.mean(0)
         if number == 1:
-            return mean, np.full((1, len(mean)), np.nan)
+            return mean, [np.full((1, len(mean)), np.nan)]
+        near = mean - (moments - mean) / (number - 1)
         if number > _MAX_LEFT_OUT:
-            return mean, mean - (moments - mean) / (number - 1)
+            return mean, [near]
         without = np.concatenate([leave_one_out(family, point), (sizes.sum(0) - sizes) / (number - 1)], axis=1)
-        return mean, without
+        return mean, [without, near] if self.cautious else [without]
 
 
 def edge_model(pool: Pool, names: set[str], types: Sequence[int]) -> Model:

@@ -10,6 +10,7 @@ import jinja2
 import torch
 import xarray as xr
 
+from pyro_nri.dynamics.scaling import beyond_training
 from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.learning.mixtures import trained_on
 from pyro_nri.posterior import sections
@@ -107,6 +108,8 @@ def report_html(
     if has_hidden(tree):
         parts.append(hidden_entities(tree, chosen))
     warnings = [explains_nothing(tree), seen_twice(tree, checkpoint, truth)]
+    if checkpoint is not None and "beyond_training" not in tree.attrs:  # else the check says so
+        warnings.append(beyond_training(checkpoint.model.scaling, scenes_of(tree)))
     if checkpoint is not None:
         if (against := contradiction(checkpoint)) is not None:
             warnings.append(f"{against[0].upper()}{against[1:]}.")
@@ -124,7 +127,7 @@ def report_html(
     template = environment.from_string(resources.files("pyro_nri.posterior").joinpath("report.html").read_text("utf-8"))
     page = template.render(
         title=title,
-        subtitle=f"{len(uncertainty):,} scenes, {int(uncertainty['num_edges'].sum()):,} edges.",
+        subtitle=subtitle(tree, uncertainty["num_edges"].tolist()),
         status=verdict.status,
         verdict=verdict.sentence,
         reasons=verdict.reasons,
@@ -136,6 +139,15 @@ def report_html(
         seed=tree.attrs["seed"],
     )
     return page, verdict
+
+
+def subtitle(tree: xr.DataTree, num_edges: Sequence[int]) -> str:
+    """What was asked, of which data, in one line."""
+    frame, number = group(tree, "observed_data")["frame"].values, len(num_edges)
+    return (
+        f"Which of {tree.attrs['num_edge_types']} types of interaction links each ordered pair: {number:,} "
+        f"scene{'' if number == 1 else 's'}, {sum(num_edges):,} edges, from frames {frame[0]} to {frame[-1]}."
+    )
 
 
 def judge(run: Check, judged: Calibration | None, warnings: Sequence[str]) -> Verdict:

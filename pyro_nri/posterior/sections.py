@@ -75,7 +75,7 @@ def asked(tree: xr.DataTree, checkpoint: Checkpoint | None) -> Section:
     sizes, prior = posterior.sizes, type_prior(tree)
     section.paragraphs.append(
         f"Which of {len(names)} types of interaction ({', '.join(names)}) links each ordered pair of entities, sender "
-        f"to receiver. This posterior is {tree.attrs['conditioning']}."
+        f"to receiver."
     )
     attributes = tree.attrs
     ways = {"exact": "enumeration of all structures, with independent draws", "mcmc": "Markov chains over structures"}
@@ -92,6 +92,10 @@ def asked(tree: xr.DataTree, checkpoint: Checkpoint | None) -> Section:
     section.tables.append(_facts("The data.", _data(tree)))
     if checkpoint is not None:
         spec = {name.replace("_", " "): _plain(value) for name, value in asdict(checkpoint.spec).items()}
+        if not checkpoint.spec.num_hidden:
+            del spec["num hidden"]  # of training: beside a posterior with hidden entities it would say that it has none
+        if checkpoint.spec.prior != "charges":
+            del spec["num labels"]
         keys = ("num_steps", "seconds", "inner", "seed", "loss", "edge_accuracy")
         known = {key: checkpoint.training[key] for key in keys if key in checkpoint.training}
         training = {f"training: {key.replace('_', ' ')}": _plain(value) for key, value in known.items()}
@@ -101,8 +105,8 @@ def asked(tree: xr.DataTree, checkpoint: Checkpoint | None) -> Section:
 
 
 def trust(tree: xr.DataTree, check: Check) -> Section:
-    """Whether the run may be trusted, and why."""
-    section = Section("trust", "May this run be trusted?", [check.verdict, *check.problems])
+    """Whether the computation did its work, and why; whether the answer is right is another question."""
+    section = Section("trust", "Did the computation converge?", [check.verdict, *check.problems])
     section.paragraphs += [f"What to do: {sentence}" for sentence in check.advice]
     if str(tree.attrs["method"]) == "exact":
         section.paragraphs.append(
@@ -129,8 +133,12 @@ def trust(tree: xr.DataTree, check: Check) -> Section:
         "max_deviation": "largest deviation",
         "chains": "chains by mode",
     }
-    caption = f"The {len(worst)} scenes that chains agree about least, of {len(table):,}."
+    number = "The scene" if len(worst) == 1 else f"The {len(worst)} scenes"
+    caption = f"{number} that chains agree about least, of {len(table):,}."
     section.tables.append(table_of(caption, worst, columns))
+    if group(tree, "posterior").sizes["draw"] < 2:
+        section.paragraphs.append("There is one draw of each chain: nothing can be drawn of how they move.")
+        return section
     section.pictures.append(
         picture_of(
             plot_split_frequencies(tree),

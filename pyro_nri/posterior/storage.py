@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from pyro_nri.posterior.convert import FORMAT_VERSION
@@ -14,6 +15,8 @@ from pyro_nri.scenes.files import written_beside
 from pyro_nri.version import LIBRARY
 
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+
+_ROUNDING = 1e-6
 
 REQUIRED = {
     "posterior": ("edge_type", "scene", "sender", "receiver", "scene_index", "edge_index"),
@@ -86,9 +89,11 @@ def read_posterior(path: str | os.PathLike[str], scenes: Sequence[str] | None = 
     with open_posterior(path) as opened:
         tree = opened if scenes is None else select_scenes(opened, scenes)
         try:
-            return tree.load()
+            tree = tree.load()
         except _DAMAGE as error:
             raise _damaged(path) from error
+        _check_values(tree, path)
+        return tree
 
 
 def _check(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
@@ -106,6 +111,23 @@ def _check(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
             variables = (*variables, *MOVES)
         if missing := [variable for variable in variables if variable not in tree[name].variables]:
             raise ValueError(f"{os.fspath(path)} is not a whole posterior: {name}/{missing[0]} is missing")
+
+
+def _check_values(tree: xr.DataTree, path: str | os.PathLike[str]) -> None:
+    """Types must exist and probabilities be some: tables and pictures of others would look like any."""
+    types, num_types = np.asarray(tree["posterior"]["edge_type"]), int(tree.attrs["num_edge_types"])
+    if types.size and (types.min() < 0 or types.max() >= num_types):
+        found = int(types.max() if types.max() >= num_types else types.min())
+        raise ValueError(
+            f"{os.fspath(path)} is damaged: posterior/edge_type must be between 0 and {num_types - 1}, found {found}"
+        )
+    for name in ("edge_probability", "receiver_probability"):
+        if "edge_posterior" in tree.children and name in tree["edge_posterior"]:
+            values = np.asarray(tree["edge_posterior"][name])
+            if wrong := values[~((values >= -_ROUNDING) & (values <= 1 + _ROUNDING))].ravel()[:1].tolist():
+                raise ValueError(
+                    f"{os.fspath(path)} is damaged: edge_posterior/{name} must be between 0 and 1, found {wrong[0]:g}"
+                )
 
 
 def _damaged(path: str | os.PathLike[str]) -> ValueError:

@@ -97,7 +97,7 @@ def from_dataframe(
     if bad.any():
         row = int(bad.argmax())
         column = states[int((~np.isfinite(values[row])).argmax())]
-        advice = "" if missing == "mask" else "; give missing='mask' where an empty state means that it was not seen"
+        advice = "" if missing == "mask" else "; give missing='mask' (--missing mask) where empty means not seen"
         where = _row(frame, row, scene, entity, time)
         raise ValueError(f"column {column!r} (state) is empty or not finite for {where}{advice}")
     seen = np.isfinite(values).all(-1)
@@ -170,7 +170,7 @@ def _check_columns(frame: pd.DataFrame, states: tuple[str, ...], roles: dict[str
     found = ", ".join(str(column) for column in frame.columns)
     for role, column in roles.items():
         if column is not None and column not in frame.columns:
-            advice = "; give scene=None if all rows are one scene" if role == "scene" else ""
+            advice = "; give scene=None (--scene none) if all rows are one scene" if role == "scene" else ""
             raise ValueError(f"frame has no column {column!r} (argument {role}), its columns are {found}{advice}")
     if absent := [column for column in states if column not in frame.columns]:
         raise ValueError(

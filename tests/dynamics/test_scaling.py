@@ -2,12 +2,21 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pyro_nri.dynamics.scaling import fit_change_scale, fit_scaling, fit_standardisation, state_groups
+from pyro_nri.dynamics.scaling import (
+    Scaling,
+    beyond_training,
+    fit_change_scale,
+    fit_scaling,
+    fit_standardisation,
+    state_groups,
+)
 from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import simulate
 
 
 @pytest.mark.parametrize(
@@ -97,3 +106,23 @@ def test_nothing_fully_observed():
     mask[:, :2, 0] = False
     with pytest.raises(ValueError, match="no transition is fully observed"):
         fit_change_scale(Scenes.from_arrays(torch.zeros(1, 3, 2, 4), observation_mask=mask))
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.0, False), (2.0, False), (0.1, False), (1000.0, True), (1e-3, True)])
+def test_other_units_are_noticed(factor, said):
+    train, new = (simulate("springs", 20, num_entities=3, num_frames=20, seed=seed) for seed in (0, 1))
+    found = beyond_training(fit_scaling(train), replace(new, trajectory=factor * new.trajectory))
+    assert (found is not None) == said
+    if said:
+        assert "The units may differ" in found
+
+
+def test_charged_scenes_with_close_encounters_are_ordinary():
+    train, new = (simulate("charged", 20, seed=seed) for seed in (0, 1))
+    assert beyond_training(fit_scaling(train), new) is None
+    assert beyond_training(fit_scaling(train), new.frames(0, 2)) is None
+
+
+def test_other_state_variables_are_left_to_the_model():
+    scenes = simulate("springs", 2, num_frames=5, seed=0)
+    assert beyond_training(Scaling(torch.zeros(2), torch.ones(2)), scenes) is None

@@ -89,7 +89,9 @@ def make_tree() -> Callable[..., Any]:
             num_edges = 6 if edge_type is None else edge_type.shape[3]
             num_entities = round((1 + (1 + 4 * num_edges) ** 0.5) / 2)
             scenes = _make_scenes(num_entities=num_entities, num_edge_types=num_edge_types, **size)
-        arguments = {name: changes.pop(name) for name in ("type_alignment", "type_names") if name in changes}
+        arguments = {
+            name: changes.pop(name) for name in ("type_alignment", "type_names", "first_frame") if name in changes
+        }
         return to_datatree(
             _make_draws(scenes, edge_type, num_edge_types=num_edge_types, **changes), scenes, **arguments
         )

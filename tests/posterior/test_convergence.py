@@ -396,7 +396,8 @@ def test_too_few_draws(make_tree, num_chains, num_draws):
     result = check(make_tree(stuck(4, num_draws)[-num_chains:]))
     assert not result.passed
     assert result.verdict == (
-        f"Do not trust this run yet: {num_draws} draws are too few to diagnose, at least 4 are needed."
+        f"Do not trust this run yet: {num_draws} draw{' is' if num_draws == 1 else 's are'} too few to diagnose, "
+        f"4 are needed."
     )
     several = ("Run several chains: infer(num_chains=4).",) if num_chains == 1 else ()
     assert result.advice == (*several, "Draw more: infer(num_draws=500).")

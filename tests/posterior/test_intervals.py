@@ -77,3 +77,10 @@ def test_slope_and_its_robust_interval():
     assert found == pytest.approx((coefficient[1], coefficient[1] - half, coefficient[1] + half))
     assert found[0] == pytest.approx(stats.linregress(x, y).slope)
     assert np.isnan(slope_interval(np.ones(5), np.arange(5.0), 0.95)).all()
+
+
+def test_fitted_parameters_take_degrees_of_freedom():
+    low, high = group_interval(0.3, 0.1, 12, level=0.9, num_fitted=3)
+    half = stats.t.ppf(0.95, 9) * 0.1 * np.sqrt(11 / 9)
+    assert (low, high) == pytest.approx((0.3 - half, 0.3 + half))
+    assert np.isfinite(group_interval(0.3, 0.1, 3, level=0.9, num_fitted=3)).all()

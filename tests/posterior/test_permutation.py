@@ -138,3 +138,12 @@ def test_unequal_variances_keep_the_level_and_the_plain_difference_does_not():
         error = np.sqrt(level * (1 - level) / 300)
         assert (np.array(p_value) <= level).mean() <= level + 3 * error + 0.03  # right in the long run, not at n = 10
         assert (np.array(plain) <= level).mean() > level + 6 * error
+
+
+def test_a_negligible_difference_without_spread_is_none():
+    rng = np.random.default_rng(0)
+    is_a = np.arange(20) < 10
+    for gap, certain in ((2e-4, False), (0.1, True)):
+        moments = (1 - gap * is_a + 1e-6 * rng.standard_normal(20))[:, None]
+        (p_value,) = label_p_values([(lambda m: m[..., 0], moments)], is_a, num_permutations=99, rng=rng)
+        assert p_value == (0.01 if certain else 1.0)

@@ -110,7 +110,7 @@ def test_chains_in_different_modes_are_not_trusted(make_tree, make_scenes):
 def test_one_draw_is_not_trusted(make_tree):
     _, verdict = report_html(make_tree(np.zeros((2, 1, 1, 6), np.int8)), num_replicates=10)
     assert verdict.status == "not"
-    assert "1 draws are too few to diagnose, at least 4 are needed." in verdict.reasons
+    assert "1 draw is too few to diagnose, 4 are needed." in verdict.reasons
 
 
 def test_a_posterior_that_is_its_prior_is_told(make_tree, make_scenes):
@@ -169,7 +169,7 @@ def test_the_page_needs_nothing_else_and_says_all(written):
     assert {link.removeprefix("#") for link in page.links} <= set(page.anchors)
     assert re.findall(r"https?:|@import|url\(|<script|<link", text) == []
     for words in (
-        *("What was asked", "May this run be trusted?", "Structures", "Learned laws", "Predictions"),
+        *("What was asked", "Did the computation converge?", "Structures", "Learned laws", "Predictions"),
         *("Against the truth", "How to make it again", "Springs & <more>", verdict.sentence),
         *("pyro-nri infer a<b.nc pyro-nri report p.nc", "m&m.pt", "Scenes 4, 1: probability that the edge"),
         *("8 (0 to 7)", "pair-forces", "frame 7, the last one seen, over 8 frames that were not"),

@@ -1,4 +1,5 @@
 import arviz as az
+import h5netcdf
 import numpy as np
 import pytest
 import xarray as xr
@@ -63,4 +64,24 @@ def test_foreign_newer_and_partial_files(make_tree, path):
     del tree["sample_stats"]
     write_posterior(tree, path)
     with pytest.raises(ValueError, match="sample_stats is missing"):
+        read_posterior(path)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "sentence"),
+    [
+        ("posterior", "edge_type", 7, r"posterior/edge_type must be between 0 and 1, found 7"),
+        ("posterior", "edge_type", -1, r"posterior/edge_type must be between 0 and 1, found -1"),
+        ("edge_posterior", "edge_probability", np.nan, r"edge_posterior/edge_probability must be between 0 and 1"),
+        ("edge_posterior", "edge_probability", 1.5, r"edge_posterior/edge_probability .*, found 1.5"),
+    ],
+)
+def test_impossible_values(make_tree, path, group, name, value, sentence):
+    tree = make_tree(edge_probability=np.full((3, 6, 2), 0.5), log_marginal=np.zeros(3), method="exact")
+    write_posterior(tree, path)
+    with h5netcdf.File(path, "r+") as file:
+        values = file[group][name][...]
+        values.ravel()[3] = value
+        file[group][name][...] = values
+    with pytest.raises(ValueError, match=sentence):
         read_posterior(path)
