@@ -209,7 +209,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("pyro_nri.version").library_version()
+        from pyro_nri.version import installed_version
+
+        return installed_version()
     if name not in _HOME:
         raise AttributeError(f"module 'pyro_nri' has no attribute {name!r}")
     value = getattr(import_module(f"pyro_nri.{_HOME[name]}"), name)

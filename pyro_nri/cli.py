@@ -21,7 +21,7 @@ from pyro_nri.arguments import (
     scene_arguments,
 )
 from pyro_nri.results import as_json, in_words
-from pyro_nri.version import library_version
+from pyro_nri.version import installed_version
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Posterior inference over interaction structures: which kind of interaction links each ordered "
         "pair of entities, and how sure the data make us.",
     )
-    parser.add_argument("--version", action="version", version=f"pyro-nri {library_version()}")
+    parser.add_argument("--version", action="version", version=f"pyro-nri {installed_version()}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:

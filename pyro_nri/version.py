@@ -5,7 +5,7 @@ from importlib import metadata
 LIBRARY = "pyro_nri"
 
 
-def library_version() -> str:
+def installed_version() -> str:
     """Version of this library that is installed; "unknown" where it only lies beside."""
     try:
         return metadata.version(LIBRARY)

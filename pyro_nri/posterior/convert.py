@@ -37,7 +37,7 @@ from pyro_nri.posterior.sample_stats import flags, moves_of, sample_stats
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.hidden_entities import with_hidden
 from pyro_nri.scenes.scenes import Scenes
-from pyro_nri.version import LIBRARY, library_version
+from pyro_nri.version import LIBRARY, installed_version
 
 FORMAT_VERSION = 1
 
@@ -100,7 +100,7 @@ def to_datatree(
         raise ValueError(f"attributes must not be called {', '.join(taken)}: the posterior sets these itself")
     root = {
         "inference_library": LIBRARY,
-        "inference_library_version": library_version(),
+        "inference_library_version": installed_version(),
         "posterior_format": FORMAT_VERSION,
         "method": draws.method,
         "seed": draws.seed,

@@ -26,7 +26,7 @@ from pyro_nri.posterior.truth import has_truth
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame
 from pyro_nri.scenes.files import written_beside
 from pyro_nri.scenes.scenes import Scenes
-from pyro_nri.version import library_version
+from pyro_nri.version import installed_version
 
 MAX_SCENES = 3  # that are drawn unless scenes are named
 TRUST, CARE, NOT = "trust", "care", "not"
@@ -134,7 +134,7 @@ def report_html(
         conditioning=f"Everything here is {tree.attrs['conditioning']}.",
         sections=parts,
         commands=[line for line in (made_by, *commands) if line],
-        version=library_version(),
+        version=installed_version(),
         written_by=tree.attrs.get("inference_library_version", "unknown"),
         seed=tree.attrs["seed"],
     )
