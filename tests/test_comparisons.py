@@ -167,6 +167,7 @@ def test_priors(run):
         ("compare-models two.pt", "required: --scenes"),
         ("compare-halves both.pt --scenes scenes.nc", "holds an ensemble of 2 models"),
         ("compare-halves two.pt --scenes phases.nc", "the scenes have phi, vphi, omega"),
+        ("compare-halves forces.pt --scenes fine.nc", "are 0.05 apart, the model was trained on frames 0.1 apart"),
         ("compare-priors both.pt --scenes scenes.nc", "holds an ensemble of 2 models"),
         ("compare-priors two.pt --scenes phases.nc", "the scenes have phi, vphi, omega"),
     ],

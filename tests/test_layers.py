@@ -46,7 +46,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "program", "hidden", "spec", "measurement", "starts", "orbits", "noisy"],
+        *["impulse", "plates", "program", "hidden", "spec", "measurement", "starts", "orbits", "noisy"],
     ],
     "inference": [
         *[

@@ -1,5 +1,6 @@
 """The path of entities without data beside the recorded paths of all others, and what they do to those."""
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -65,8 +66,7 @@ class HiddenPaths:
 
     def __getitem__(self, index: Tensor) -> "HiddenPaths":
         """The same for some scenes, long ``[B']``; a scene may come again."""
-        part: HiddenPaths = object.__new__(HiddenPaths)
-        part.__dict__ |= self.__dict__
+        part = copy.copy(self)
         part.present = self.present[index]
         part.path = self.path[:, :, index]
         part.sign = None if self.sign is None else self.sign[:, :, index]
@@ -74,8 +74,7 @@ class HiddenPaths:
 
     def first_frames(self, num_transitions: int) -> "HiddenPaths":
         """The same through the first transitions alone."""
-        part: HiddenPaths = object.__new__(HiddenPaths)
-        part.__dict__ |= self.__dict__
+        part = copy.copy(self)
         part.path = self.path[:num_transitions]
         part.sign = None if self.sign is None else self.sign[:num_transitions]
         return part

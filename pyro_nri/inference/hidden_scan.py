@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.hidden_edges import incoming_of
-from pyro_nri.inference.hidden_search import NUM_GUESSES, refine
+from pyro_nri.inference.hidden_search import LEAST_FORCE, NUM_GUESSES, refine
 from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden import HiddenLikelihood
 from pyro_nri.model.receivers import codes_of
@@ -26,8 +26,6 @@ FIRST_FRAMES, NUM_KEPT = 3, 64
 BLUNT = (0.3, 0.03, 0.003)
 #: Transitions that are added after the scan, and how many draws are kept before each.
 LONGER = ((6, 24), (12, 12))
-#: A type exerts a force if its strongest is more than this share of the strongest of all.
-LEAST_FORCE = 1e-3
 
 
 def feels_everything(likelihood: HiddenLikelihood) -> bool:

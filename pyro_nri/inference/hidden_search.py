@@ -20,6 +20,8 @@ ROUGHNESS = 1e-4
 CHUNK_ROWS = 16
 #: Guesses are looked at on every so many frames first.
 SPARSE = 4
+#: A type exerts a force if its strongest is more than this share of the strongest of all.
+LEAST_FORCE = 1e-3
 #: Guesses of one scene are the same if their paths are closer than this share of the typical distance.
 SAME_PATH = 0.03
 
@@ -56,7 +58,7 @@ def distance_of_force(laws: ForceLaws, size: Tensor) -> tuple[Tensor, Tensor]:
     strongest = force.abs().amax()
     for curve in force:
         magnitude = curve.abs()
-        if magnitude.amax() < 1e-3 * strongest:
+        if magnitude.amax() <= LEAST_FORCE * strongest:
             nothing = torch.full_like(size, torch.nan)
             distances.append(nothing)
             signs.append(nothing)
@@ -171,7 +173,7 @@ def _agreement(
     """
     laws, num_types = part.dynamics.laws, part.num_edge_types
     some, mask, middle = place[:, :, frames], part.mask[:, frames], _middle(part)[:, frames]
-    scale = 3 * part.unit_scale()[:, frames] + ROUGHNESS * _typical(part)[:, None, None, None]
+    scale = 3 * part.unit_scale()[:, frames] + ROUGHNESS * part.typical_impulse()[:, None, None, None]
     weight = (0.5 / scale)[:, None]  # [R, 1, T', N, S]
     strength = _strengths(laws, middle[:, None], some[..., None, :])  # [R, Q, T', N, K]
     apart = middle[:, None] - some[..., None, :]
@@ -247,7 +249,7 @@ def _own_motion(
         Log-likelihood of each code of its incoming edges, ``[R, Q, K ** L]``, and states at frame 0, ``[R, Q, D]``.
     """
     dynamics, time_step = part.dynamics, part.scenes.time_step
-    typical = _typical(part)
+    typical = part.typical_impulse()
     position, velocity, acceleration = _smooth(place, time_step)
     if frames is None:
         frames = torch.arange(1, place.shape[2] - 1)
@@ -268,12 +270,6 @@ def _own_motion(
     state[..., dynamics.positions] = position[:, :, 0] - half * velocity[:, :, 0] + half**2 / 2 * acceleration[:, :, 0]
     state[..., dynamics.velocities] = velocity[:, :, 0] - half * acceleration[:, :, 0]
     return log_prob, state
-
-
-def _typical(part: HiddenLikelihood) -> Tensor:
-    """Typical size of the impulses of each scene, ``[R]``."""
-    size = torch.where(part.mask[..., None], part.target.abs(), torch.nan).flatten(1)
-    return size.nanmedian(1).values
 
 
 def _middle(likelihood: HiddenLikelihood) -> Tensor:

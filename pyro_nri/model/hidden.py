@@ -1,5 +1,7 @@
 """The likelihood of pair forces beside hidden entities: given their path, observed receivers still factorise."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -68,8 +70,7 @@ class HiddenLikelihood:
 
     def first_frames(self, num_transitions: int) -> "HiddenLikelihood":
         """The same of the first transitions alone."""
-        part: HiddenLikelihood = object.__new__(HiddenLikelihood)
-        part.__dict__ |= self.__dict__
+        part = copy.copy(self)
         part.paths = self.paths.first_frames(num_transitions)
         for name in ("impulses", "target", "mask", "context"):
             value = getattr(self, name)
@@ -78,8 +79,7 @@ class HiddenLikelihood:
 
     def with_steps(self, num_steps: int) -> "HiddenLikelihood":
         """The same with another number of steps of the hidden paths in a frame."""
-        other: HiddenLikelihood = object.__new__(HiddenLikelihood)
-        other.__dict__ |= self.__dict__
+        other = copy.copy(self)
         other.paths = HiddenPaths(self.dynamics, self.scenes, num_steps=num_steps)
         return other
 
@@ -96,18 +96,20 @@ class HiddenLikelihood:
 
     def blunted(self, share: float) -> "HiddenLikelihood":
         """The same with noise as large as a share of the typical impulse of each scene, and without power."""
-        size = torch.where(self.mask[..., None], self.target.abs(), torch.nan).flatten(1).nanmedian(1).values  # [B]
-        other: HiddenLikelihood = object.__new__(HiddenLikelihood)
-        other.__dict__ |= self.__dict__
+        other = copy.copy(self)
         other.noise = GivenScaleNoise(self.target.shape[-1], 1)
-        other.context = (share * size)[:, None, None, None].expand(*self.target.shape[:3], 1)
+        other.context = (share * self.typical_impulse())[:, None, None, None].expand(*self.target.shape[:3], 1)
         other.strength = torch.ones_like(self.strength)
         return other
 
+    def typical_impulse(self) -> Tensor:
+        """Typical size of the observed impulses of each scene, ``[B]``."""
+        size = torch.where(self.mask[..., None], self.target.abs(), torch.nan).flatten(1)
+        return size.nanmedian(1).values
+
     def __getitem__(self, index: Tensor) -> "HiddenLikelihood":
         """The same of some scenes, long ``[B']``; a scene may come again."""
-        part: HiddenLikelihood = object.__new__(HiddenLikelihood)
-        part.__dict__ |= self.__dict__
+        part = copy.copy(self)
         part.scenes = self.scenes  # names and sizes only
         part.paths = self.paths[index]
         for name in ("impulses", "strength", "target", "mask", "context"):

@@ -198,23 +198,13 @@ class GeometricNoise(AbstractNoise):
         return (DEGREES_OF_FREEDOM + size) / 2
 
 
-class GivenScaleNoise(AbstractNoise):
+class GivenScaleNoise(GeometricNoise):
     """Student-t noise whose scale is its context, ``[*batch, 1]``: nothing is learned. For searches on blunt data."""
 
-    uses_context = True
-
-    def forward(self, prediction: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
-        assert context is not None
-        return VectorStudentT(DEGREES_OF_FREEDOM, prediction, context.expand(prediction.shape), validate_args=False)
-
-    def precision(self, residual: Tensor, context: Tensor | None = None) -> Tensor:
-        assert context is not None
-        square = (residual / context).square().sum(-1, keepdim=True)
-        freedom, size = DEGREES_OF_FREEDOM, residual.shape[-1]
-        return ((freedom + size) / (freedom + square) / context.square()).expand(residual.shape)
-
-    def mixture_shape(self, size: int) -> float | None:
-        return (DEGREES_OF_FREEDOM + size) / 2
+    def _scale(self, context: Tensor | None) -> Tensor:
+        if context is None:
+            raise ValueError("noise of a given scale needs the scale of each prediction, found none")
+        return context.expand(*context.shape[:-1], len(self.change_scale))
 
 
 NOISES: dict[str, type[AbstractNoise]] = {

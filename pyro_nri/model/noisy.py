@@ -12,6 +12,7 @@ from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.rollout import rollout
 from pyro_nri.dynamics.scaling import Scaling
 from pyro_nri.model.measurement import AbstractMeasurement, MeasurementNoise, StateMeasurement
+from pyro_nri.model.plates import sample_structures
 from pyro_nri.model.priors import AbstractPrior
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.starts import AbstractStart, Latents, ScaledStart
@@ -118,14 +119,7 @@ class NoisyModel(PyroModule):
         scenes = self.prepare(scenes)
         structure_prior = self.prior(self.edge_mask(scenes)[scenes.group_first_scene])
         observed = scenes.trajectory if condition else None
-        if scenes.num_groups == scenes.num_scenes:
-            with pyro.plate("scene", scenes.num_scenes, dim=-1):
-                edge_type = pyro.sample("edge_type", structure_prior)
-                return self._recording_site(scenes, edge_type, observed)
-        with pyro.plate("structure", scenes.num_groups, dim=-1):
-            edge_type = pyro.sample("edge_type", structure_prior)
-        with pyro.plate("scene", scenes.num_scenes, dim=-1):
-            return self._recording_site(scenes, edge_type[..., scenes.group_index, :], observed)
+        return sample_structures(scenes, structure_prior, lambda z: self._recording_site(scenes, z, observed))
 
     def _recording_site(self, scenes: Scenes, structure: Tensor, observed: Tensor | None) -> Tensor:
         latents: Latents = {}

@@ -16,6 +16,7 @@ from pyro_nri.model.direct import DirectLikelihood
 from pyro_nri.model.geometry import Geometry
 from pyro_nri.model.impulse import ImpulsePower, impulse_cache, impulse_table
 from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.plates import sample_structures
 from pyro_nri.model.priors import AbstractPrior, StructureDistribution
 from pyro_nri.model.receivers import (
     AbstractLikelihood,
@@ -202,17 +203,9 @@ class SceneModel(PyroModule):
             Frames 1 to T - 1, ``[B, T - 1, N, D]``, raw units.
         """
         scenes = self.prepare(scenes)
-        mask = self._edge_mask(scenes)
-        structure_prior = self.prior(mask[scenes.group_first_scene])
+        structure_prior = self.prior(self._edge_mask(scenes)[scenes.group_first_scene])
         observed = scenes.trajectory[:, 1:] if condition else None
-        if scenes.num_groups == scenes.num_scenes:
-            with pyro.plate("scene", scenes.num_scenes, dim=-1):
-                edge_type = pyro.sample("edge_type", structure_prior)
-                return self._trajectory_site(scenes, edge_type, observed)
-        with pyro.plate("structure", scenes.num_groups, dim=-1):
-            edge_type = pyro.sample("edge_type", structure_prior)
-        with pyro.plate("scene", scenes.num_scenes, dim=-1):
-            return self._trajectory_site(scenes, edge_type[..., scenes.group_index, :], observed)
+        return sample_structures(scenes, structure_prior, lambda z: self._trajectory_site(scenes, z, observed))
 
     def _trajectory_site(self, scenes: Scenes, structure: Tensor, observed: Tensor | None) -> Tensor:
         hidden = pyro.sample("hidden_state", self._hidden_prior()) if self.num_hidden else None

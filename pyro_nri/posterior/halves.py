@@ -9,7 +9,7 @@ from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.learning.checkpoint import Checkpoint, Ensemble
 from pyro_nri.model.impulse import ImpulsePower, impulse_table
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
-from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable, num_codes
+from pyro_nri.model.receivers import ReceiverTable, num_codes
 from pyro_nri.scenes.scenes import Scenes
 
 #: Halves contradict each other where two structures are this many times as likely as one. If the model is right, that
@@ -17,7 +17,7 @@ from pyro_nri.scenes.scenes import Scenes
 ODDS = 20.0
 
 
-def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes, *, kind: str = "auto") -> pd.DataFrame:
+def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes) -> pd.DataFrame:
     """Log Bayes factor of one structure for both halves of a scene, against a structure for each half.
 
     A structure that stays the same explains both halves. Where each half wants one of its own, the structure changes,
@@ -25,12 +25,11 @@ def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes, *, kind: str 
     entities that do not interact at all give posteriors that are sure, and different in each half. No truth is needed.
     If model and prior are right, a factor below 1 / x has at most probability 1 / x. A factor near 1 says that a half
     is too short to tell. The composite likelihood of pair forces enters as it is, before it is raised to a power that
-    makes it as unsure as contradictions demand.
+    makes it as unsure as contradictions demand; it is no density, so that its bound is one by experience.
 
     Args:
         model: trained model; horizon 1.
         scenes: B scenes of 4 frames or more in G structure groups, raw units.
-        kind: likelihood, see :meth:`SceneModel.likelihood`.
 
     Returns:
         One row for each structure: ``scene``; ``log_bayes_factor``, positive where one structure is enough; ``agree``,
@@ -50,19 +49,19 @@ def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes, *, kind: str 
     net = model.model if isinstance(model, Checkpoint) else model
     if scenes.num_frames < 4:
         raise ValueError(f"scenes must have 4 frames or more to be halved, found {scenes.num_frames}")
+    if net.horizon > 1 or num_codes(net.num_edge_types, scenes.num_entities) > MAX_TABLE_CODES:
+        raise ValueError(
+            f"halves are compared by enumeration, which needs horizon 1 and few types and entities; found horizon "
+            f"{net.horizon}, {net.num_edge_types} types, {scenes.num_entities} entities"
+        )
+    prior = net.structure_prior(net.prepare(scenes))
     middle = scenes.num_frames // 2
     parts = (scenes.frames(0, middle), scenes.frames(middle, scenes.num_frames))
     with torch.no_grad():
-        first, second = (_likelihood(net, part, kind) for part in parts)
-        if not (isinstance(first, ReceiverTable) and isinstance(second, ReceiverTable)):
-            raise ValueError(
-                f"halves are compared by enumeration, which needs horizon 1 and few types and entities; found horizon "
-                f"{net.horizon}, {net.num_edge_types} types, {scenes.num_entities} entities"
-            )
+        first, second = (_table(net, part) for part in parts)
         both = ReceiverTable(
             first.table + second.table, first.num_edge_types, first.edge_mask, is_density=first.is_density
         )
-        prior = net.structure_prior(scenes)
         one, *two = (enumerate_posterior(likelihood, prior) for likelihood in (both, first, second))
     factor = (one.log_marginal - two[0].log_marginal - two[1].log_marginal).cpu().numpy()
     mask = first.edge_mask
@@ -77,13 +76,13 @@ def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes, *, kind: str 
     )
 
 
-def _likelihood(model: SceneModel, scenes: Scenes, kind: str) -> AbstractLikelihood:
-    if kind == "forward" or model.impulse_noise is None or model.horizon > 1:
-        return model.likelihood(scenes, kind=kind)
-    if num_codes(model.num_edge_types, scenes.num_entities) > MAX_TABLE_CODES:
-        return model.likelihood(scenes, kind=kind, cache="messages")
-    dynamics, noise, _ = model.impulse_parts
-    return impulse_table(dynamics, noise, ImpulsePower(), scenes.to(torch.float64, model.score_scale.device))
+def _table(model: SceneModel, scenes: Scenes) -> ReceiverTable:
+    if model.impulse_noise is not None:
+        dynamics, noise, _ = model.impulse_parts
+        return impulse_table(dynamics, noise, ImpulsePower(), scenes.to(torch.float64, model.score_scale.device))
+    table = model.likelihood(scenes, cache="table")
+    assert isinstance(table, ReceiverTable)
+    return table
 
 
 def contradiction(model: Checkpoint | Ensemble) -> str | None:
@@ -96,7 +95,8 @@ def contradiction(model: Checkpoint | Ensemble) -> str | None:
     found = [member.training["halves"] for member in members if "halves" in member.training]
     if not found:
         return None
-    num_contradict, num_scenes = max(found, key=lambda each: each["contradict"] / each["scenes"]).values()
+    worst = max(found, key=lambda each: each["contradict"] / each["scenes"])
+    num_contradict, num_scenes = worst["contradict"], worst["scenes"]
     expected = num_scenes / ODDS
     if num_contradict <= expected + 3 * math.sqrt(expected * (1 - 1 / ODDS)):
         return None

@@ -259,14 +259,16 @@ def test_log_marginals_are_those_of_enumeration(name):
 @pytest.mark.statistical
 @pytest.mark.slow
 def test_log_marginals_of_learned_laws():
-    """Charged particles, N = 5: within 0.05 nats of enumeration, though structures differ by hundreds of nats."""
+    """Charged particles, N = 5: within 0.05 nats of enumeration, though structures differ by thousands of nats."""
     model = load_checkpoint(Path(__file__).parents[2] / "data" / "models" / "charged5.pt").model
+    for part in (model.impulse_power.weight, model.impulse_power.lost):
+        part.zero_()  # the likelihood as it is: belief makes these differences small
     scenes = simulate("charged", 2, num_frames=5, seed=7)
     with torch.no_grad():
         likelihood, prior = model.likelihood(scenes), model.structure_prior(scenes)
     wanted = enumerate_posterior(likelihood, prior).log_marginal.numpy()
     spread = likelihood.table.amax(-1) - likelihood.table.amin(-1)
-    assert spread.min() > 200
+    assert spread.min() > 1000
     arguments = {"num_chains": 300, "num_replicas": 8, "num_warmup": 400, "num_draws": 100, "thin": 6}
     draws = infer(model, scenes, method="mcmc", seed=0, **arguments)
     gap = draws.log_marginal - wanted
