@@ -30,7 +30,7 @@ from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
 from pyro_nri.posterior.frames import write_frame
-from pyro_nri.posterior.halves import contradiction
+from pyro_nri.posterior.objections import objections
 from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.presets import find_preset
 from pyro_nri.scenes.readers import read_scenes, write_netcdf
@@ -187,7 +187,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
         result |= {f"distillation_{name}": checkpoint.training["distillation"][name] for name in ("seconds", "loss")}
     if min(result.get("agreement_of_models", [1.0])) < LOW_AGREEMENT:
         note("models disagree on many edges, so their types may not correspond; train longer or on more scenes")
-    if (sentence := contradiction(checkpoint)) is not None:
+    for sentence in objections(checkpoint):
         note(sentence)
     return {**result, "wrote": arguments.out}
 
@@ -243,7 +243,7 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     resume = _resumed(arguments, scenes, attributes) if arguments.resume else None
     checkpoint.to(_device(arguments.device))
-    if (sentence := contradiction(checkpoint)) is not None:
+    for sentence in objections(checkpoint):
         note(sentence)
     if num_seen := int(trained_on(checkpoint, recordings).sum()):
         by_all = " by every model" if isinstance(checkpoint, Ensemble) else ""

@@ -90,7 +90,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "learning": [
         *["checkpoint", "objectives", "pace", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
-        *["calibration", "distill", "matching", "mixtures"],
+        *["calibration", "strangers", "distill", "matching", "mixtures"],
     ],
     "baselines": [
         *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised"],
@@ -144,6 +144,7 @@ ORDER: dict[str, Sequence[str]] = {
         *[
             "laws",
             "halves",
+            "objections",
             "selection",
             "marginals",
             "paths",

@@ -248,7 +248,8 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
     checkpoint = new_checkpoint(spec, encoder_width=width, seed=0)
     weights = dict(content["model"])
     if checkpoint.model.impulse_power is not None:
-        weights.setdefault("impulse_power.lost", torch.zeros(()))  # older files have no such entry
+        weights.setdefault("impulse_power.lost", torch.zeros(()))  # older files have neither
+        weights.setdefault("impulse_power.chance", torch.zeros(3))
     # Weights keep the precision that they were saved in.
     checkpoint.model.to(weights["score_scale"].dtype).load_state_dict(weights)
     if checkpoint.encoder is not None:

@@ -43,8 +43,10 @@ class ImpulsePower(nn.Module):
 
     It is raised to a power ``exp(weight @ covariates)``. And where nearly all of the receiver's path is hard to follow,
     it may have been lost, with probability ``lost * share ** LOST_EXPONENT``: then the data say nothing of its edges.
-    Weights 0 and ``lost`` 0, the start, leave the likelihood as it is. Fitted by
-    :func:`pyro_nri.learning.calibration.calibrate`.
+    Nor do they where strangers would explain the path as well as those who were there: that has the probability
+    ``chance[0] * exp(chance[1] + chance[2] * explained)``, at most 1. Weights, ``lost`` and ``chance`` of 0, the start,
+    leave the likelihood as it is. Fitted by :func:`pyro_nri.learning.calibration.calibrate` and
+    :func:`pyro_nri.learning.strangers.fit_chance`.
 
     Messages that are cached, where tables would be too large, know the power alone.
     """
@@ -53,8 +55,10 @@ class ImpulsePower(nn.Module):
         super().__init__()
         self.register_buffer("weight", torch.zeros(5))
         self.register_buffer("lost", torch.zeros(()))
+        self.register_buffer("chance", torch.zeros(3))
         self.weight: Tensor
         self.lost: Tensor
+        self.chance: Tensor
 
     def covariates(self, features: ImpulseFeatures) -> Tensor:
         """One, share of frames with integrated paths, log number of frames, their product, any: ``[B, N, 5]``."""
@@ -72,7 +76,10 @@ class ImpulsePower(nn.Module):
 
     def believed(self, table: Tensor, features: ImpulseFeatures) -> Tensor:
         """Log-likelihoods of all codes as far as they are believed, ``[B, N, K ** (N - 1)]``."""
-        return believed_table(table, self.covariates(features).to(table), self.weight.to(table), self.lost.to(table))
+        covariates = self.covariates(features).to(table)
+        return believed_table(
+            table, covariates, self.weight.to(table), self.lost.to(table), chance=self.chance.to(table)
+        )
 
 
 def power_of(covariates: Tensor, weight: Tensor) -> Tensor:
@@ -80,7 +87,9 @@ def power_of(covariates: Tensor, weight: Tensor) -> Tensor:
     return (covariates @ weight).clamp(-5, 5).exp()
 
 
-def believed_table(table: Tensor, covariates: Tensor, weight: Tensor, lost: Tensor) -> Tensor:
+def believed_table(
+    table: Tensor, covariates: Tensor, weight: Tensor, lost: Tensor, *, chance: Tensor | None = None
+) -> Tensor:
     """See :class:`ImpulsePower`; differentiable in the weights ``[5]`` and in the probability ``lost``.
 
     Args:
@@ -88,14 +97,28 @@ def believed_table(table: Tensor, covariates: Tensor, weight: Tensor, lost: Tens
         covariates: ``[B, N, 5]``.
         weight: ``[5]``.
         lost: a number from 0 to below 1.
+        chance: ``[3]``, or None where strangers explain nothing.
     """
     raised = table * power_of(covariates, weight)[..., None]
     is_lost = (lost * covariates[..., 1] ** LOST_EXPONENT)[..., None]
+    if chance is not None and chance[0] > 0:
+        by_chance = chance[0] * (chance[1] + chance[2] * explained(table, covariates)).clamp(max=50).exp()
+        is_lost = 1 - (1 - is_lost) * (1 - by_chance.clamp(max=1 - 1e-9)[..., None])
     possible = is_lost > 1e-30
     is_lost = torch.where(possible, is_lost, torch.full_like(is_lost, 0.5))  # no logarithm of 0, nor its gradient
     mean = raised.logsumexp(-1, keepdim=True) - math.log(raised.shape[-1])
     mixed = torch.logaddexp(raised + torch.log1p(-is_lost), mean + is_lost.log())
     return torch.where(possible, mixed, raised)
+
+
+def explained(table: Tensor, covariates: Tensor) -> Tensor:
+    """How well a receiver's path is explained: composite log-likelihood a frame, all codes alike, ``[B, N]``.
+
+    Args:
+        table: log-likelihoods of all codes, ``[B, N, R]``.
+        covariates: see :meth:`ImpulsePower.covariates`, ``[B, N, 5]``.
+    """
+    return (table.logsumexp(-1) - math.log(table.shape[-1])) / (48 * covariates[..., 2].exp())
 
 
 def impulse_log_prob(

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.learning.checkpoint import Checkpoint, Ensemble
+from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.model.impulse import ImpulsePower, impulse_table
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import ReceiverTable, num_codes
@@ -83,25 +83,3 @@ def _table(model: SceneModel, scenes: Scenes) -> ReceiverTable:
     table = model.likelihood(scenes, cache="table")
     assert isinstance(table, ReceiverTable)
     return table
-
-
-def contradiction(model: Checkpoint | Ensemble) -> str | None:
-    """A sentence if the halves of more training scenes contradict each other than chance allows, else None.
-
-    Args:
-        model: trained by :func:`pyro_nri.fit`, which halves some of its training scenes; of an ensemble the worst.
-    """
-    members = model.members if isinstance(model, Ensemble) else [model]
-    found = [member.training["halves"] for member in members if "halves" in member.training]
-    if not found:
-        return None
-    worst = max(found, key=lambda each: each["contradict"] / each["scenes"])
-    num_contradict, num_scenes = worst["contradict"], worst["scenes"]
-    expected = num_scenes / ODDS
-    if num_contradict <= expected + 3 * math.sqrt(expected * (1 - 1 / ODDS)):
-        return None
-    return (
-        f"the two halves of a scene contradict each other on its structure in {num_contradict:,} of {num_scenes:,} "
-        f"training scenes, {expected:.3g} at most if the model is right: either structures change, or the model does "
-        f"not describe these data and its structures mean little"
-    )

@@ -18,7 +18,7 @@ from pyro_nri.posterior.calibration import OVER, UNDER, Calibration, calibration
 from pyro_nri.posterior.convergence import Check, check
 from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.figures import chosen_scenes
-from pyro_nri.posterior.halves import contradiction
+from pyro_nri.posterior.objections import objections
 from pyro_nri.posterior.hidden_frames import has_hidden
 from pyro_nri.posterior.hidden_section import hidden_entities
 from pyro_nri.posterior.scores import score
@@ -111,8 +111,7 @@ def report_html(
     if checkpoint is not None and "beyond_training" not in tree.attrs:  # else the check says so
         warnings.append(beyond_training(checkpoint.model.scaling, scenes_of(tree)))
     if checkpoint is not None:
-        if (against := contradiction(checkpoint)) is not None:
-            warnings.append(f"{against[0].upper()}{against[1:]}.")
+        warnings += [f"{against[0].upper()}{against[1:]}." for against in objections(checkpoint)]
         if (found := sections.laws(checkpoint)) is not None:
             parts.append(found)
         if not has_hidden(tree):  # predictions do not roll out with hidden entities

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from pyro_nri.fitting import fit
+from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.model.spec import ModelSpec, build_model
-from pyro_nri.posterior.halves import compare_halves, contradiction
+from pyro_nri.posterior.halves import compare_halves
+from pyro_nri.posterior.objections import objections
 from pyro_nri.scenes.simulate import simulate
 
 
@@ -65,11 +67,25 @@ def test_true_laws_agree_and_entities_of_other_scenes_contradict():
     choices = {"spec": ModelSpec(2, dynamics="pair-forces"), "num_steps": 40, "law_bootstrap": 0, "seed": 0}
     right = fit(scenes, **choices)
     assert right.training["halves"] == {"contradict": 0, "scenes": 40}
-    assert contradiction(right) is None
+    assert objections(right) == []
+    assert float(right.model.impulse_power.chance[0]) < 0.02
     path = np.stack([np.roll(scenes.trajectory[:, :, n].numpy(), n, axis=0) for n in range(4)], axis=2)
     wrong = fit(replace(scenes, trajectory=torch.from_numpy(path), initial_state=None, edge_type=None), **choices)
     assert wrong.training["halves"]["contradict"] > 20
-    assert "contradict each other on its structure in" in contradiction(wrong)
+    halves, strangers = objections(wrong)
+    assert "contradict each other on its structure in" in halves
+    assert "as those who were there" in strangers
+    assert float(wrong.model.impulse_power.chance[0]) > 0.7
+    new = simulate("springs", 20, num_entities=4, num_frames=40, seed=2)
+    new = replace(new, trajectory=torch.stack([new.trajectory[:, :, n].roll(n, 0) for n in range(4)], dim=2))
+    expected = []
+    for _ in range(2):
+        with torch.no_grad():
+            found = enumerate_posterior(wrong.model.likelihood(new), wrong.model.structure_prior(new)).edge_probability
+        expected.append(float(found.amax(-1).mean()))
+        wrong.model.impulse_power.chance.zero_()
+    assert expected[0] < 0.65  # the posterior says so too
+    assert expected[1] > 0.75
     other = compare_halves(wrong, simulate("springs", 5, num_entities=4, num_frames=40, seed=2))
     assert len(other) == 5
 
@@ -80,11 +96,11 @@ def test_chance_is_allowed(scenes, contradict, says):
     checkpoint = Checkpoint(
         ModelSpec(2), untrained(scenes), training={"halves": {"contradict": contradict, "scenes": 100}}
     )
-    assert (contradiction(checkpoint) is not None) == says
+    assert bool(objections(checkpoint)) == says
 
 
 def test_models_that_were_not_halved_say_nothing(scenes):
-    assert contradiction(Checkpoint(ModelSpec(2), untrained(scenes))) is None
+    assert objections(Checkpoint(ModelSpec(2), untrained(scenes))) == []
 
 
 def test_refusals(scenes):
