@@ -61,7 +61,6 @@ def among_strangers(scenes: Scenes, shift: int) -> Scenes:
         scenes: B scenes.
         shift: no divisor in common with B, so that all entities of a scene come from different ones if B is N or more.
     """
-
     return replace(
         scenes,
         trajectory=_entities_moved(scenes.trajectory, shift, dim=2),

@@ -18,9 +18,9 @@ from pyro_nri.posterior.calibration import OVER, UNDER, Calibration, calibration
 from pyro_nri.posterior.convergence import Check, check
 from pyro_nri.posterior.convert import group, scenes_of
 from pyro_nri.posterior.figures import chosen_scenes
-from pyro_nri.posterior.objections import objections
 from pyro_nri.posterior.hidden_frames import has_hidden
 from pyro_nri.posterior.hidden_section import hidden_entities
+from pyro_nri.posterior.objections import objections
 from pyro_nri.posterior.scores import score
 from pyro_nri.posterior.truth import has_truth
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame

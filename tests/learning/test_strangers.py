@@ -1,4 +1,4 @@
-"""Receivers among strangers: shares and curves against known mixtures, and against scenes that do or do not interact."""
+"""Receivers among strangers: shares and curves against known mixtures, and scenes that do or do not interact."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def studies(share, difference, num_studies=300, num_receivers=200):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6])
 def test_the_share_of_a_known_mixture(share):
-    """Though paths differ in difficulty; a little low, being the smaller of two (standard error 0.07 at a share of 0.3)."""
+    """Though paths differ in difficulty; a little low, being the smaller of two."""
     found = studies(share, 20.0)
     error = 3 * float(found.std()) / len(found) ** 0.5 + 1e-9
     assert share * 0.8 - error < found.mean() < share + error
