@@ -161,7 +161,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--likelihood",
         choices=["auto", "impulse", "forward"],
         default="auto",
-        help="pair forces: the composite likelihood of impulses (default), or the density of the integrated motion",
+        help="the composite likelihood of impulses (pair forces alone), the density of the motion as it is, or (default) "
+        "the former, else the latter, as far as it is believed",
     )
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to infer from, half-open")
     sub.add_argument(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pyro_nri.learning.agreement import fit_power
 from pyro_nri.learning.bouncegrad import BounceGrad
 from pyro_nri.learning.calibration import calibrate
 from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
@@ -145,6 +146,8 @@ def fit(
         checkpoint.training["clock_lag"] = float(model.impulse_parts[0].clock_lag)
         checkpoint.training["force_limit"] = float(model.impulse_parts[0].force_limit)
         checkpoint.training["laws_seconds"] = law_fit.seconds
+    else:
+        fit_power(model, scenes)
     if history:
         checkpoint.training["loss"] = sum(losses.module_loss for losses in history[-20:]) / len(history[-20:])
     if scenes.edge_type is not None:

@@ -46,7 +46,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "plates", "program", "hidden", "spec", "measurement", "starts", "orbits", "noisy"],
+        *["impulse", "plates", "power", "program", "hidden", "spec", "measurement", "starts", "orbits", "noisy"],
     ],
     "inference": [
         *[
@@ -90,7 +90,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "learning": [
         *["checkpoint", "objectives", "pace", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
-        *["calibration", "strangers", "distill", "matching", "mixtures"],
+        *["calibration", "strangers", "agreement", "distill", "matching", "mixtures"],
     ],
     "baselines": [
         *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised"],

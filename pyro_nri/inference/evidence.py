@@ -67,7 +67,7 @@ def fit_type_weights(likelihood: AbstractLikelihood, edge_mask: Tensor, *, tied:
 
 
 def require_density(likelihood: AbstractLikelihood, what: str) -> None:
-    """Refuse to answer from a composite likelihood what only a density of the trajectory can answer.
+    """Refuse to answer from a likelihood that is no density what only a density of the trajectory can answer.
 
     Args:
         likelihood: what would be asked.
@@ -78,7 +78,8 @@ def require_density(likelihood: AbstractLikelihood, what: str) -> None:
     """
     if not likelihood.is_density:
         raise ValueError(
-            f"{what} needs a density of the frames, and the impulse likelihood is a composite one: its path contains "
-            f"the observed next state and its Jacobian is dropped, so it may rank structures and their priors under "
-            f"one law and noise, but no noises, boundaries, dynamics or numbers of types; use kind='forward'"
+            f"{what} needs a density of the frames, and this likelihood is none: the impulse likelihood is a composite "
+            f"one (its path contains the observed next state, its Jacobian is dropped), and a density raised to the "
+            f"power to which it is believed is none any more; either may rank structures and their priors under one "
+            f"law and noise, but no noises, boundaries, dynamics or numbers of types; use kind='forward'"
         )

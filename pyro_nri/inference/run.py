@@ -59,8 +59,8 @@ def infer(
         encoder: the learned proposal, if there is one.
         proposal: which moves the chains make: "auto", "uniform", "neural", "exact", "balanced", "rounds" or
             "delayed", see :func:`~pyro_nri.inference.proposals.make_proposal`.
-        likelihood: "impulse", "forward" or "auto": which likelihood of pair forces, see
-            :meth:`SceneModel.likelihood`; other models have the forward one.
+        likelihood: "impulse", "forward" or "auto", see :meth:`SceneModel.likelihood`: the composite likelihood of pair
+            forces, the density of the program, or either as far as it is believed.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
         num_chains: C; chains start from prior draws.
         num_draws: draws that each chain keeps.

@@ -250,6 +250,8 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
     if checkpoint.model.impulse_power is not None:
         weights.setdefault("impulse_power.lost", torch.zeros(()))  # older files have neither
         weights.setdefault("impulse_power.chance", torch.zeros(3))
+    if checkpoint.model.density_power is not None:
+        weights.setdefault("density_power.weight", torch.zeros(2))
     # Weights keep the precision that they were saved in.
     checkpoint.model.to(weights["score_scale"].dtype).load_state_dict(weights)
     if checkpoint.encoder is not None:

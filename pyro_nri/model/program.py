@@ -17,6 +17,7 @@ from pyro_nri.model.geometry import Geometry
 from pyro_nri.model.impulse import ImpulsePower, impulse_cache, impulse_table
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.plates import sample_structures
+from pyro_nri.model.power import DensityPower
 from pyro_nri.model.priors import AbstractPrior, StructureDistribution
 from pyro_nri.model.receivers import (
     AbstractLikelihood,
@@ -98,6 +99,7 @@ class SceneModel(PyroModule):
         self.noise = noise
         self.impulse_noise = impulse_noise
         self.impulse_power = None if impulse_noise is None else ImpulsePower()
+        self.density_power = DensityPower() if impulse_noise is None else None
         self.geometry = geometry
         self.prior = prior
         self.horizon = horizon
@@ -302,7 +304,7 @@ class SceneModel(PyroModule):
         Args:
             scenes: B scenes in G groups.
             kind: "forward", the density of the program; "impulse", the composite likelihood of pair forces; or
-                "auto": impulse where it exists and the horizon is 1.
+                "auto": for a horizon of 1 impulse where it exists, else the density as far as it is believed.
             cache: "table" (all codes of all receivers), "messages" (all messages), "none" (evaluate the program each
                 time; any horizon, always the forward density), or "auto": the first that applies.
 
@@ -343,9 +345,11 @@ class SceneModel(PyroModule):
         context = None
         if self.noise.uses_context:
             context = self.geometry(prepared.trajectory[:, :-1], prepared.edge_mask[:, None])
-        if cache == "table":
-            return receiver_table(self.dynamics, self.noise, prepared, context)
-        return message_cache(self.dynamics, self.noise, prepared, context)
+        power = None
+        if kind == "auto" and self.density_power is not None and not self.density_power.is_one:
+            power = self.density_power(prepared.transition_mask)
+        make = receiver_table if cache == "table" else message_cache
+        return make(self.dynamics, self.noise, prepared, context, power)
 
     def one_step_likelihood(self, scenes: Scenes) -> AbstractLikelihood:
         """A cached surrogate where the likelihood does not factorise: impulses, else horizon 1, the same noise."""

@@ -227,7 +227,11 @@ class MessageCache(AbstractLikelihood):
 
 
 def message_cache(
-    dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes, context: Tensor | None = None
+    dynamics: AbstractDynamics,
+    noise: AbstractNoise,
+    scenes: Scenes,
+    context: Tensor | None = None,
+    power: Tensor | None = None,
 ) -> MessageCache:
     """The messages of dynamics whose frames are one round.
 
@@ -236,6 +240,7 @@ def message_cache(
         noise: frozen noise.
         scenes: B scenes, floats in the dtype of the modules.
         context: what the noise depends on, ``[B, T - 1, N, F]``.
+        power: to which each receiver's likelihood is raised, ``[B, N]``; by default it stays a density.
     """
     with torch.no_grad():
         messages = incoming_messages(
@@ -248,13 +253,19 @@ def message_cache(
         prediction = dynamics.update(state, summed, kind)
         each = None if context is None else context[scene, :, receiver]
         log_prob = noise(prediction, each).log_prob(scenes.trajectory[scene, 1:, receiver])  # [R, T - 1]
+        if power is not None:
+            log_prob = log_prob * power[scene, receiver, None].to(log_prob)
         return torch.where(scenes.transition_mask[scene, :, receiver], log_prob, torch.zeros_like(log_prob))
 
-    return MessageCache(messages, score, scenes, is_density=True)
+    return MessageCache(messages, score, scenes, is_density=power is None)
 
 
 def receiver_table(
-    dynamics: AbstractDynamics, noise: AbstractNoise, scenes: Scenes, context: Tensor | None = None
+    dynamics: AbstractDynamics,
+    noise: AbstractNoise,
+    scenes: Scenes,
+    context: Tensor | None = None,
+    power: Tensor | None = None,
 ) -> ReceiverTable:
     """Evaluate every code of every receiver, summed over the scenes of each group.
 
@@ -263,6 +274,7 @@ def receiver_table(
         noise: frozen noise.
         scenes: B scenes in G groups, floats in the dtype of the modules.
         context: what the noise depends on, ``[B, T - 1, N, F]``.
+        power: to which each receiver's likelihood is raised, ``[B, N]``; by default it stays a density.
 
     Returns:
         The table ``[G, N, K ** (N - 1)]``; codes that give a padded sender a type other than 0 repeat the value of
@@ -276,7 +288,10 @@ def receiver_table(
         for start in range(0, scenes.num_scenes, size):
             some = slice(start, start + size)
             tables.append(_table_of_chunk(dynamics, noise, scenes[some], None if context is None else context[some]))
-    return grouped_table(torch.cat(tables), num_types, scenes, is_density=True)
+    table = torch.cat(tables)
+    if power is not None:
+        table = table * power[..., None].to(table)
+    return grouped_table(table, num_types, scenes, is_density=power is None)
 
 
 def grouped_table(table: Tensor, num_edge_types: int, scenes: Scenes, *, is_density: bool) -> ReceiverTable:

@@ -24,8 +24,8 @@ def compare_halves(model: Checkpoint | SceneModel, scenes: Scenes) -> pd.DataFra
     or the model does not describe what moves the entities, and probabilities of edges mean little: laws learned from
     entities that do not interact at all give posteriors that are sure, and different in each half. No truth is needed.
     If model and prior are right, a factor below 1 / x has at most probability 1 / x. A factor near 1 says that a half
-    is too short to tell. The composite likelihood of pair forces enters as it is, before it is raised to a power that
-    makes it as unsure as contradictions demand; it is no density, so that its bound is one by experience.
+    is too short to tell. Likelihoods enter as they are, before they are raised to a power that makes them as unsure as
+    contradictions demand; that of pair forces is no density, so that its bound is one by experience.
 
     Args:
         model: trained model; horizon 1.
@@ -80,6 +80,6 @@ def _table(model: SceneModel, scenes: Scenes) -> ReceiverTable:
     if model.impulse_noise is not None:
         dynamics, noise, _ = model.impulse_parts
         return impulse_table(dynamics, noise, ImpulsePower(), scenes.to(torch.float64, model.score_scale.device))
-    table = model.likelihood(scenes, cache="table")
+    table = model.likelihood(scenes, kind="forward", cache="table")
     assert isinstance(table, ReceiverTable)
     return table

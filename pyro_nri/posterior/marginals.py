@@ -64,14 +64,14 @@ def compare_priors(
     likelihood = _frozen(net, scenes, kind)
     others = None if table_scenes is None else _frozen(net, table_scenes, kind)
     log_marginal = np.full((len(priors), scenes.num_groups), np.nan)
-    notes = []
+    notes, kinds = [], ("power of a density", "composite likelihood")
     for row, name in enumerate(priors):
         try:
             prior, note = _prior(name, net, likelihood, others, fitted=type_weights == "fitted", num_labels=num_labels)
             log_marginal[row] = enumerate_posterior(likelihood, prior).log_marginal.cpu().numpy()
         except ValueError as error:  # too many structures, or types that the prior does not admit
             note = str(error)
-        notes.append(note if likelihood.is_density else f"{note}; composite likelihood")
+        notes.append(note if likelihood.is_density else f"{note}; {kinds[net.impulse_noise is not None]}")
     total = log_marginal.sum(1)
     best = log_marginal[np.nanargmax(total)] if not np.isnan(total).all() else log_marginal[0]
     compared = [paired_difference(each, best) for each in log_marginal]
