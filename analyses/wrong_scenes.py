@@ -128,21 +128,33 @@ def draw_scene(ax: Axes, row: pd.Series, scene: Scenes) -> None:
         ax.plot(*position[:, n].T, "-", color=COLOURS[n], linewidth=1, alpha=0.8, zorder=1)
         face = COLOURS[n] if like[n] else "white"
         ax.plot(*position[-1, n], "o", color=COLOURS[n], markerfacecolor=face, markersize=8, zorder=3)
-    near = np.hypot(*(position[-1][:, None] - position[-1]).T) < 0.6
-    for group in {tuple(np.flatnonzero(row)) for row in near}:  # one label for those that lie upon each other
-        label = ", ".join(map(str, group))
-        style = {"fontsize": 9, "color": INK, "zorder": 4, "path_effects": [withStroke(linewidth=2.5, foreground="w")]}
-        ax.annotate(label, position[-1, group[0]], (7, 6), textcoords="offset points", **style)
+    drawn = [*position.reshape(-1, 2)]  # points that a name must not cover
     for entry in row["wrong_edges"].split():
         sender, receiver = (position[-1, int(n)] for n in entry.split(":")[0].split(">"))
         style = {"arrowstyle": "-|>", "linestyle": (0, (4, 2)), "color": "black", "linewidth": 1, "shrinkB": 5}
         ax.annotate("", receiver, sender, arrowprops=style, zorder=2)
+        drawn += [*np.linspace(sender, receiver, 30)]
+    near = np.hypot(*(position[-1][:, None] - position[-1]).T) < 0.6
+    for group in sorted({tuple(np.flatnonzero(row)) for row in near}):  # one name for those that lie upon each other
+        place = free_place(position[-1, list(group)].mean(0), np.array(drawn))
+        style = {"fontsize": 9, "color": INK, "zorder": 4, "path_effects": [withStroke(linewidth=2.5, foreground="w")]}
+        ax.text(*place, ", ".join(map(str, group)), ha="center", va="center", **style)
+        drawn += [place]
     sure = [100 * float(entry.split(":")[1]) for entry in row["wrong_edges"].split()]
     title = f"scene {row['scene']}: {row['orbit_pair'].replace('-', ' and ')} orbit in {row['orbit_frames']:.2g} frames"
     title += f"\n{len(sure)} edges wrong, probability {min(sure):.0f} to {max(sure):.0f} %"
     ax.set_title(title, fontsize=9, color=INK)
     ax.set(aspect="equal", xlim=(-5.5, 5.5), ylim=(-5.5, 5.5), xlabel="x (walls at ±5)", ylabel="y")
     ax.tick_params(labelsize=8)
+
+
+def free_place(centre: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Of the places around a point ``[2]``, within the picture, the farthest from what is drawn, ``[P, 2]``."""
+    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    around = np.concatenate([centre + r * np.stack([np.cos(angle), np.sin(angle)], 1) for r in (0.8, 1.0)])
+    around = around[(np.abs(around) < 5.1).all(1)]
+    distance = np.hypot(*(around[:, None] - drawn).T).min(0)  # over P
+    return around[distance.argmax()]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -161,8 +161,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--likelihood",
         choices=["auto", "impulse", "forward"],
         default="auto",
-        help="the composite likelihood of impulses (pair forces alone), the density of the motion as it is, or (default) "
-        "the former, else the latter, as far as it is believed",
+        help="the composite likelihood of impulses (pair forces alone), the density of the motion as it is, or "
+        "(default) the former, else the latter, as far as it is believed",
     )
     sub.add_argument("--frames", type=frame_range, metavar="A:B", help="frames to infer from, half-open")
     sub.add_argument(
