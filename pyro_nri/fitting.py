@@ -9,11 +9,11 @@ import torch
 from pyro_nri.learning.agreement import fit_power
 from pyro_nri.learning.bouncegrad import BounceGrad
 from pyro_nri.learning.calibration import calibrate
+from pyro_nri.learning.chance import fit_chance
 from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
 from pyro_nri.learning.distill import distill
 from pyro_nri.learning.law_bootstrap import bootstrap_laws
 from pyro_nri.learning.laws import fit_laws
-from pyro_nri.learning.strangers import fit_chance
 from pyro_nri.model.spec import ModelSpec
 from pyro_nri.posterior.align import fit_alignment
 from pyro_nri.posterior.halves import compare_halves
@@ -141,7 +141,7 @@ def fit(
             drawn = bootstrap_laws(model, law_fit.scenes, structure=known, num_replicates=law_bootstrap, seed=seed)
             checkpoint.law_draws, checkpoint.law_support = drawn
         calibrate(model, law_fit.scenes, law_fit.structure, laws=checkpoint.law_draws, seed=seed)
-        fit_chance(model, law_fit.scenes)
+        checkpoint.training["chance"] = fit_chance(model, law_fit.scenes, seed=seed)
         checkpoint.training["median_residual"] = law_fit.median_residual
         checkpoint.training["clock_lag"] = float(model.impulse_parts[0].clock_lag)
         checkpoint.training["force_limit"] = float(model.impulse_parts[0].force_limit)

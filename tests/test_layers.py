@@ -90,7 +90,7 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "learning": [
         *["checkpoint", "objectives", "pace", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
-        *["calibration", "strangers", "agreement", "distill", "matching", "mixtures"],
+        *["calibration", "chance", "agreement", "distill", "matching", "mixtures"],
     ],
     "baselines": [
         *["baseline", "training", "static", "lstm", "correlation", "encoders", "supervised"],

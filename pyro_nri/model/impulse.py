@@ -43,10 +43,10 @@ class ImpulsePower(nn.Module):
 
     It is raised to a power ``exp(weight @ covariates)``. And where nearly all of the receiver's path is hard to follow,
     it may have been lost, with probability ``lost * share ** LOST_EXPONENT``: then the data say nothing of its edges.
-    Nor do they where strangers would explain the path as well as those who were there: that has the probability
+    Nor do they where strangers, or frames in another order, would be explained as well: that has the probability
     ``chance[0] * exp(chance[1] + chance[2] * explained)``, at most 1. Weights, ``lost`` and ``chance`` of 0, the start,
     leave the likelihood as it is. Fitted by :func:`pyro_nri.learning.calibration.calibrate` and
-    :func:`pyro_nri.learning.strangers.fit_chance`.
+    :func:`pyro_nri.learning.chance.fit_chance`.
 
     Messages that are cached, where tables would be too large, know the power alone.
     """
@@ -97,7 +97,7 @@ def believed_table(
         covariates: ``[B, N, 5]``.
         weight: ``[5]``.
         lost: a number from 0 to below 1.
-        chance: ``[3]``, or None where strangers explain nothing.
+        chance: ``[3]``, or None where nothing is explained by chance.
     """
     raised = table * power_of(covariates, weight)[..., None]
     is_lost = (lost * covariates[..., 1] ** LOST_EXPONENT)[..., None]

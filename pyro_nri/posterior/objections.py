@@ -5,8 +5,9 @@ import math
 from pyro_nri.learning.checkpoint import Checkpoint, Ensemble
 from pyro_nri.posterior.halves import ODDS
 
-#: Share of receivers that strangers may explain as well before it is told.
+#: Share of receivers that may be explained as well by chance before it is told, and by what.
 MAX_CHANCE = 0.1
+CHANCE = {"strangers": "entities of other scenes", "order": "the same frames in another order"}
 
 
 def objections(model: Checkpoint | Ensemble) -> list[str]:
@@ -16,7 +17,8 @@ def objections(model: Checkpoint | Ensemble) -> list[str]:
         model: trained by :func:`pyro_nri.fit`; of an ensemble the worst member counts.
     """
     members = model.members if isinstance(model, Ensemble) else [model]
-    return [sentence for sentence in (_contradiction(members), _strangers(members)) if sentence is not None]
+    against = _contradiction(members)
+    return ([] if against is None else [against]) + _chance(members)
 
 
 def _contradiction(members: list[Checkpoint]) -> str | None:
@@ -36,13 +38,13 @@ def _contradiction(members: list[Checkpoint]) -> str | None:
     )
 
 
-def _strangers(members: list[Checkpoint]) -> str | None:
-    """Whether entities of other scenes explain the training scenes as well as their own."""
-    powers = [member.model.impulse_power for member in members]
-    share = max((float(power.chance[0]) for power in powers if power is not None), default=0.0)
-    if share < MAX_CHANCE:
-        return None
-    return (
-        f"entities of other scenes would explain the motion of {share:.0%} of the receivers of the training scenes as "
-        f"well as those who were there: as far as the laws can tell, nothing links them"
-    )
+def _chance(members: list[Checkpoint]) -> list[str]:
+    """Whether the laws explain strangers, or frames in another order, as well as the training scenes."""
+    found = [member.training.get("chance", {}) for member in members]
+    worst = {name: max(each.get(name, 0.0) for each in found) for name in CHANCE}
+    return [
+        f"{CHANCE[name]} would explain the motion of {share:.0%} of the receivers of the training scenes as well: "
+        f"what the laws find there means nothing, and the probabilities of such edges are left at the prior's"
+        for name, share in worst.items()
+        if share >= MAX_CHANCE
+    ]

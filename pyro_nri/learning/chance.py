@@ -1,11 +1,12 @@
-"""Whether the laws explain a motion by those who were there, or would explain it by anyone as well.
+"""Whether the laws explain a motion by what was there, or would explain anything as well.
 
 Laws of force are flexible and fitted to whatever moves. Learned from entities that do not interact at all they still
 find the senders that suit a receiver best, frame after frame, so that its posterior is sure and means nothing. What
-they find where nothing is to be found is known: entities of different scenes did not act on each other. So each
-receiver of the training scenes is put among strangers too, and how well its path is then explained is compared with how
-well its own scene explains it. Where that is alike, the posterior of its edges is the prior: a local false discovery
-rate (Efron 2008, "Microarrays, empirical Bayes and the two-groups model"). No label is needed.
+they find where nothing is to be found is known, though: entities of different scenes did not act on each other, and
+frames in random order are no motion. So receivers of the training scenes are put among strangers, and their scenes into
+other orders, and how well their paths are then explained is compared with how well they are as they were recorded.
+Where that is alike, the posterior of a receiver's edges is the prior: a local false discovery rate (Efron 2008,
+"Microarrays, empirical Bayes and the two-groups model"). No label is needed.
 """
 
 import math
@@ -14,13 +15,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pyro_nri.inference.streams import generator
 from pyro_nri.model.impulse import explained, most_likely_structure, refined_features, table_of_impulses
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes.scenes import Scenes
 
-#: How many times each receiver is put among strangers: to be compared with them, and to see how much it matters who
-#: they are.
+#: How many times each receiver is put among strangers, or its scene into another order: to be compared, and to see how
+#: much it matters.
 NUM_COMPARED, NUM_SPREAD = 4, 2
 #: How many training scenes are used at most.
 MAX_SCENES = 50
@@ -30,28 +32,42 @@ MAX_CODES = 1024
 SLOPE_SCALE = 5.0
 
 
-def fit_chance(model: SceneModel, scenes: Scenes) -> None:
-    """Fit how probable it is that a receiver of given explanation has nothing to do with its scene, in place.
+def fit_chance(model: SceneModel, scenes: Scenes, *, seed: int) -> dict[str, float]:
+    """Fit how probable it is that the edges of a receiver of given explanation mean nothing, in place.
 
     Args:
         model: with fitted laws.
-        scenes: B training scenes, raw units, of which the first are used. Where there are too few to put all entities
-            of a scene among strangers several times, nothing is done.
+        scenes: B training scenes, raw units, of which the first are used.
+        seed: fixes the orders of frames.
+
+    Returns:
+        Shares of receivers that are explained as well by "strangers", and in another "order"; what cannot be asked is
+        missing: strangers where there are hardly more scenes than entities. The larger share counts.
     """
     _, _, power = model.impulse_parts
     power.chance.zero_()
     some = scenes[: min(scenes.num_scenes, MAX_SCENES)]
-    number, size = some.num_entities, some.num_scenes
-    shifts = [shift for shift in range(1, size) if math.gcd(shift, size) == 1][: NUM_COMPARED + NUM_SPREAD]
-    if size < number or len(shifts) <= NUM_SPREAD or num_codes(model.num_edge_types, number) > MAX_CODES:
-        return
+    if num_codes(model.num_edge_types, some.num_entities) > MAX_CODES:
+        return {}
+    size, number = some.num_scenes, NUM_COMPARED + NUM_SPREAD
+    shifts = [shift for shift in range(1, size) if math.gcd(shift, size) == 1][:number]
+    found, curves = {}, {}
     with torch.no_grad():
         own = explanations(model, some)
-        moved = [explanations(model, among_strangers(some, shift)) for shift in shifts]
-        others = torch.stack([_entities_moved(each, -shift) for each, shift in zip(moved, shifts, strict=True)])
-    found = (own.isfinite() & others.isfinite().all(0)).flatten()
-    if found.any():
-        power.chance.copy_(chance_curve(own.flatten()[found], others.flatten(1)[:, found]))
+        if size >= some.num_entities and len(shifts) > NUM_SPREAD:
+            moved = [explanations(model, among_strangers(some, shift)) for shift in shifts]
+            found["strangers"] = [_entities_moved(each, -shift) for each, shift in zip(moved, shifts, strict=True)]
+        if some.num_frames > 2:
+            random = generator(seed, "chance")
+            found["order"] = [explanations(model, in_another_order(some, random)) for _ in range(number)]
+    for name, others in found.items():
+        each = torch.stack(others)
+        kept = (own.isfinite() & each.isfinite().all(0)).flatten()
+        if kept.any():
+            curves[name] = chance_curve(own.flatten()[kept], each.flatten(1)[:, kept])
+    if curves:
+        power.chance.copy_(max(curves.values(), key=lambda curve: float(curve[0])))
+    return {name: float(curve[0]) for name, curve in curves.items()}
 
 
 def among_strangers(scenes: Scenes, shift: int) -> Scenes:
@@ -68,6 +84,23 @@ def among_strangers(scenes: Scenes, shift: int) -> Scenes:
         entity_mask=_entities_moved(scenes.entity_mask, shift),
         structure_group=scenes.scene_names,
         entity_kind=None if scenes.entity_kind is None else _entities_moved(scenes.entity_kind, shift),
+        edge_type=None,
+        initial_state=None,
+    )
+
+
+def in_another_order(scenes: Scenes, random: torch.Generator) -> Scenes:
+    """Scenes whose frames are in random order, another for each scene.
+
+    Args:
+        scenes: B scenes.
+        random: draws the orders.
+    """
+    order = torch.rand(scenes.num_scenes, scenes.num_frames, generator=random).argsort(1)[:, :, None]
+    return replace(
+        scenes,
+        trajectory=scenes.trajectory.gather(1, order[..., None].expand(scenes.trajectory.shape)),
+        observation_mask=scenes.observation_mask.gather(1, order.expand(scenes.observation_mask.shape)),
         edge_type=None,
         initial_state=None,
     )
@@ -95,14 +128,14 @@ def explanations(model: SceneModel, scenes: Scenes) -> Tensor:
 
 
 def chance_curve(own: Tensor, others: Tensor) -> Tensor:
-    """Share of receivers that strangers explain as well, intercept and slope of the log ratio of densities: ``[3]``.
+    """Share of receivers that chance explains as well, and a log ratio of densities, intercept and slope: ``[3]``.
 
-    The ratio, of the density of explanations by strangers to that by own scenes, is a logistic curve that falls with
-    the explanation.
+    The ratio, of the density of explanations by chance to that by own scenes, is a logistic curve that falls with the
+    explanation.
 
     Args:
         own: explanations by a receiver's own scene, float64 ``[R]``.
-        others: explanations by strangers, ``[S, R]``.
+        others: explanations by strangers, or in other orders, ``[S, R]``.
     """
     every = torch.cat([own, others.flatten()])
     centre, scale = every.median(), every.std().clamp(min=1e-9)
@@ -128,22 +161,22 @@ def chance_curve(own: Tensor, others: Tensor) -> Tensor:
 
 
 def share_of_chance(own: Tensor, others: Tensor) -> Tensor:
-    """Share of receivers that have nothing to do with their scene, 0 to 1.
+    """Share of receivers whose own scene explains them no better than chance does, 0 to 1.
 
-    If all receivers were such, one in C + 1 would be explained by its own scene less well than by all of C strangers,
-    and half of them less well than strangers are in the middle; the smaller of both ratios is the share (Storey 2002,
-    "A direct approach to false discovery rates"). Each is too large where it cannot tell. The first counts receivers by
-    the square of how far explanations by further strangers lie apart, for where no sender acts, which is the poorest
-    says nothing. The second does not know which paths are hard to explain by anyone.
+    If all receivers were such, the own scene would be among the two poorest of C + 1 explanations in 2 / (C + 1) of
+    them, and poorer than others are in the middle in half of them; the smaller of both ratios is the share (Storey
+    2002, "A direct approach to false discovery rates"). Each is too large where it cannot tell. The first counts
+    receivers by the square of how far explanations by further others lie apart, for where no sender acts, which is the
+    poorest says nothing. The second does not know which paths are hard to explain by anyone.
 
     Args:
         own: explanations by a receiver's own scene, ``[R]``.
-        others: explanations by strangers, ``[S, R]``, the last two for how far they lie apart.
+        others: explanations by strangers, or in other orders, ``[S, R]``, the last two for how far they lie apart.
     """
     compared, further = others[:-NUM_SPREAD], others[-NUM_SPREAD:]
     apart = further.amax(0) - further.amin(0)
     counts = apart.clamp(max=apart.quantile(0.9)).square()  # no few of them decide
-    worst = (own < compared.amin(0)).to(counts)
-    poorest = (len(compared) + 1) * (counts * worst).sum() / counts.sum().clamp(min=1e-30)
+    among_poorest = ((compared < own).sum(0) < 2).to(counts)
+    poorest = (len(compared) + 1) / 2 * (counts * among_poorest).sum() / counts.sum().clamp(min=1e-30)
     lower_half = 2 * (own < others.median()).to(counts).mean()
     return torch.minimum(poorest, lower_half).clamp(max=1)
