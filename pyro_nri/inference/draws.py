@@ -92,7 +92,7 @@ class RecordedDraws:
     """Entities of G scenes that were recorded with noise: where they were.
 
     Attributes:
-        state: at frame 0, without the noise of the measurement, raw units, float64 ``[C, S, G, N, D]``; NaN for padding.
+        state: at frame 0, without the noise of the measurement, raw units, float64 ``[C, S, G, N, D]``; padding: NaN.
         measurement_noise: standard deviation of the measurement of each state variable, raw units, ``[D]``.
     """
 

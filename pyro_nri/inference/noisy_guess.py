@@ -28,8 +28,6 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Noise that is left where measurements are exact: share of the typical impulse, for the cubic path between frames.
 PATH_ERROR = 0.02
-#: Modes of hidden states from which paths are fitted.
-NUM_STARTS = 3
 #: Steps of the chains over hidden states before one is taken.
 NUM_STEPS = 60
 
@@ -40,7 +38,7 @@ class Guess(NamedTuple):
     Attributes:
         structure: plausible structures, one for each chain, long ``[C, B, E]``.
         doubt: how uncertain each edge is, from 0 to 1, ``[B, E]``.
-        starts: latents from which paths are fitted, scaled units, ``[M, B, P]``.
+        starts: latents from which their paths are fitted, scaled units, ``[C, B, P]``.
     """
 
     structure: Tensor
@@ -48,9 +46,7 @@ class Guess(NamedTuple):
     starts: Tensor
 
 
-def guess(
-    model: SceneModel, noisy: NoisyModel, scenes: Scenes, prior: StructureDistribution, stream: Stream
-) -> Guess:
+def guess(model: SceneModel, noisy: NoisyModel, scenes: Scenes, prior: StructureDistribution, stream: Stream) -> Guess:
     """Structures and latents to start from.
 
     Args:
@@ -71,7 +67,7 @@ def guess(
     seen = ((first_guess(scenes) - start.offset) / start.scale).flatten(1)  # [B, N * D]
     if not noisy.num_hidden:
         structure, doubt = _structures(_table(model, scenes, error), prior, stream)
-        return Guess(structure, doubt, seen[None])
+        return Guess(structure, doubt, seen.expand(len(structure), *seen.shape))
     likelihood = HiddenLikelihood(model, scenes, noisy.num_hidden)
     likelihood = likelihood.with_scale((error**2 + (PATH_ERROR * likelihood.typical_impulse()) ** 2).sqrt())
     rest = make_rest(prior, scenes.num_entities)
@@ -79,9 +75,7 @@ def guess(
     found = search(coarse, fine, stream.one())
     drawn = sample(fine, found, stream, num_draws=NUM_STEPS)
     is_type = torch.nn.functional.one_hot(drawn.edge_type, prior.num_edge_types).double().mean((0, 1))
-    best = found.state[:NUM_STARTS].flatten(2)  # [M, B, P_hidden]
-    usable = found.log_density[:NUM_STARTS].isfinite()
-    best = torch.where(usable[..., None], best, best[:1])
+    best = drawn.hidden_state[:, -1].flatten(2)  # [C, B, P_hidden]
     starts = torch.cat([seen.expand(len(best), *seen.shape), best], -1)
     return Guess(drawn.edge_type[:, -1], 1 - is_type.amax(-1), starts)
 

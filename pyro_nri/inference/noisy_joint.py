@@ -1,12 +1,13 @@
 """Chains over structures and latents of the noisy program at once, where structures are too many to list.
 
-Nothing factorises: each structure has its own path, fitted to the whole recording. Around a reference, the path of one
-plausible structure, a model that is linear in latents and in the types of edges says in closed form how well every
+Nothing factorises: each structure has its own path, fitted to the whole recording. Around a reference, a plausible
+structure and its path, a model that is linear in latents and in the types of edges says in closed form how well every
 other structure could be fitted: a stand-in for the posterior of structures, without a path. A step takes some
 Metropolis steps on it, fits the structure where they lead with the derivatives of the reference, draws latents around
 the fit, and accepts both by the exact density (the surrogate transition method: Liu 2001, *Monte Carlo Strategies in
-Scientific Computing*, section 9.4.3). What stand-in and fits get wrong costs acceptance only. Both depend on structure
-and reference alone, whoever asks for them.
+Scientific Computing*, section 9.4.3). There are several references; the nearest counts. What stand-in and fits get
+wrong costs acceptance only: both depend on structure and references alone, whoever asks for them. Far from the references the stand-in may be so wrong that a chain would never
+leave; so each step ends with a change of a single edge that does without it.
 """
 
 from typing import NamedTuple
@@ -34,23 +35,24 @@ PRIOR_SHARE = 0.02
 
 
 class Fits:
-    """Stand-in and fits of B scenes around a reference.
+    """Stand-in and fits of B scenes around M references.
 
     Args:
         model: the program.
         scenes: B scenes.
         prior: of their structures, batch ``[B]``.
-        structure: the reference, long ``[B, E]``.
-        starts: latents from which its modes are sought, ``[M, B, P]``.
+        structure: of the references, long ``[M, B, E]``; two may have the same, and other modes.
+        starts: latents from which their modes are sought, ``[M, B, P]``.
 
     Attributes:
-        starts: modes of the reference, ``[M, B, P]``.
+        references: structures, long ``[M, B, E]``.
+        starts: their modes, ``[M, B, P]``.
     """
 
     def __init__(
         self, model: NoisyModel, scenes: Scenes, prior: StructureDistribution, structure: Tensor, starts: Tensor
     ) -> None:
-        self.model, self.scenes, self.prior = model, scenes, prior
+        self.model, self.scenes, self.prior, self.references = model, scenes, prior, structure
         modes = find_modes(model, scenes, structure, starts, num_steps=NUM_CLIMBS)
         self.starts = modes.value.transpose(0, 1).contiguous()
         self.precision = modes.precision.transpose(0, 1)  # [M, B, P, P]
@@ -65,28 +67,22 @@ class Fits:
         self.fitted: list[tuple[Tensor, ...]] = []
 
     def _expand(self, structure: Tensor, residual: Tensor, weight: Tensor) -> None:
-        """The stand-in: a quadratic form in the one-hot of a structure."""
+        """The stand-in: a quadratic form in the one-hot of a structure around each reference."""
         num_types, num_edges = self.prior.num_edge_types, structure.shape[-1]
-        num_scenes = len(structure)
-        edge, kind = (part.flatten() for part in torch.meshgrid(
-            torch.arange(num_edges), torch.arange(num_types), indexing="ij"
-        ))
-        changed = structure.expand(len(edge), *structure.shape).clone()  # [E * K, B, E]
-        changed[torch.arange(len(edge))[:, None], torch.arange(num_scenes), edge[:, None]] = kind[:, None]
-        own = (changed == structure).all(-1) | ~self.prior.edge_mask[:, edge].T  # [E * K, B]
-        effects = torch.zeros(len(edge), *residual.shape, dtype=residual.dtype)  # [E * K, M, B, R]
-        place, scene = (~own).nonzero().unbind(-1)
-        size = max(1, MAX_PATHS // len(self.starts))
-        for f, b in zip(place.split(size), scene.split(size), strict=True):
-            problem = least_squares(self.model, self.scenes[b], changed[f, b])
-            after = _finite(problem.residuals(self.starts[:, b].flatten(0, 1))).reshape(len(self.starts), len(b), -1)
-            effects[f, :, b] = (after - residual[:, b]).transpose(0, 1)
+        edge = torch.arange(num_edges).repeat_interleave(num_types)  # [F], F = E K
+        kind = torch.arange(num_types).repeat(num_edges)
+        differs = (structure[..., edge] != kind) & self.prior.edge_mask[:, edge]  # [M, B, F]
+        effects = residual.new_zeros(*differs.shape, residual.shape[-1])  # [M, B, F, R]
+        for part in differs.nonzero().split(MAX_PATHS):
+            m, b, f = part.unbind(-1)
+            changed = structure[m, b].scatter(-1, edge[f, None], kind[f, None])
+            problem = least_squares(self.model, self.scenes[b], changed)
+            effects[m, b, f] = _finite(problem.residuals(self.starts[m, b])) - residual[m, b]
         half = weight.sqrt()
-        pulled = torch.einsum("mbrp,fmbr->fmbp", self.weighted, effects)
-        pulled = torch.linalg.solve_triangular(self.root, pulled.permute(1, 2, 3, 0), upper=False)  # [M, B, P, F]
+        pulled = torch.linalg.solve_triangular(self.root, self.weighted.mT @ effects.mT, upper=False)  # [M, B, P, F]
         first = torch.einsum("mbrp,mbr->mbp", self.weighted, residual) + self.starts
         first = torch.linalg.solve_triangular(self.root, first[..., None], upper=False).squeeze(-1)
-        scaled = (effects * half).permute(1, 2, 0, 3)  # [M, B, F, R]
+        scaled = effects * half[..., None, :]
         self.quadratic = scaled @ scaled.mT - pulled.mT @ pulled  # [M, B, F, F]
         self.linear = torch.einsum("mbfr,mbr->mbf", scaled, half * residual) - torch.einsum(
             "mbpf,mbp->mbf", pulled, first
@@ -100,6 +96,8 @@ class Fits:
         one_hot = torch.nn.functional.one_hot(structure, self.prior.num_edge_types).flatten(-2).to(self.linear)
         bent = torch.einsum("cbf,mbfg,cbg->mcb", one_hot, self.quadratic, one_hot) / 2
         evidence = self.height[:, None] - torch.einsum("cbf,mbf->mcb", one_hot, self.linear) - bent
+        apart = (structure != self.references[:, None]).sum(-1)  # [M, C, B]
+        evidence = torch.where(apart == apart.amin(0), evidence, -torch.inf)
         total: Tensor = evidence.amax(0) + self.prior.log_prob(structure).detach().double()
         return torch.nan_to_num(total, nan=-torch.inf)
 
@@ -163,24 +161,24 @@ class State(NamedTuple):
         structure: long ``[C, B, E]``.
         value: latents in rows, scaled units, ``[C, B, P]``.
         log_joint: of structure, latents and recording, ``[C, B]``.
-        log_weight: by how much this exceeds what the proposal gives it, ``[C, B]``.
-        accepted: whether the last step was taken, bool ``[C, B]``.
+        log_proposal: density of the latents where latents of this structure are proposed, ``[C, B]``.
+        accepted: whether the last step changed anything, bool ``[C, B]``.
     """
 
     structure: Tensor
     value: Tensor
     log_joint: Tensor
-    log_weight: Tensor
+    log_proposal: Tensor
     accepted: Tensor
 
 
 def init(fits: Fits, structure: Tensor, stream: Stream) -> State:
     """Chains at structures ``[C, B, E]``, their latents drawn from the fits."""
-    return _drawn(fits, structure, fits.stand_in(structure), stream.child("begin"), 0)
+    return _drawn(fits, structure, stream.child("begin"), 0)
 
 
 def step(state: State, fits: Fits, moves: AbstractProposal, stream: Stream, number: int) -> State:
-    """One step: a few on the stand-in, then structure and latents together by the exact density.
+    """One step: some on the stand-in, accepted with new latents by the exact density; then one change without it.
 
     Args:
         state: where the chains are.
@@ -190,35 +188,47 @@ def step(state: State, fits: Fits, moves: AbstractProposal, stream: Stream, numb
         number: of the step.
     """
     structure = state.structure
-    height = fits.stand_in(structure)
+    first = height = fits.stand_in(structure)
     for inner in range(number * NUM_INNER, (number + 1) * NUM_INNER):
         uniform = stream.child("inner").uniform(inner, 1 + moves.num_uniforms)
         move = moves.propose({"edge_type": structure}, uniform[..., 1:], inner, 1.0)
         new = move.latents["edge_type"]
         new_height = fits.stand_in(new)
-        log_ratio = new_height - height + move.log_reverse - move.log_forward
-        taken = uniform[..., 0].log() < torch.nan_to_num(log_ratio, nan=-torch.inf, neginf=-torch.inf)
+        taken = _accepts(new_height - height + move.log_reverse - move.log_forward, uniform[..., 0])
         structure = torch.where(taken[..., None], new, structure)
         height = torch.where(taken, new_height, height)
-    new_state = _drawn(fits, structure, height, stream.child("latents"), number)
-    uniform = stream.child("accept").uniform(number, 1)[..., 0]
-    log_ratio = torch.nan_to_num(new_state.log_weight - state.log_weight, nan=-torch.inf, neginf=-torch.inf)
-    accepted = uniform.log() < log_ratio
+    uniform = stream.child("accept").uniform(number, 2)
+    after = _chosen(state, _drawn(fits, structure, stream.child("latents"), number), first - height, uniform[..., 0])
+    move = moves.propose(
+        {"edge_type": after.structure}, stream.child("single").uniform(number, moves.num_uniforms), number, 1.0
+    )
+    changed = _drawn(fits, move.latents["edge_type"], stream.child("single latents"), number)
+    last = _chosen(after, changed, move.log_reverse - move.log_forward, uniform[..., 1])
+    return last._replace(accepted=last.accepted | after.accepted)
+
+
+def _chosen(old: State, new: State, log_ratio: Tensor, uniform: Tensor) -> State:
+    """The new state where it is accepted; ``log_ratio`` is that of proposing structures, back over forth."""
+    gain = new.log_joint - new.log_proposal - old.log_joint + old.log_proposal
+    accepted = _accepts(gain + log_ratio, uniform)
     parts = (
         torch.where(accepted.reshape(accepted.shape + (1,) * (b.ndim - 2)), b, a)
-        for a, b in zip(state[:-1], new_state[:-1], strict=True)
+        for a, b in zip(old[:-1], new[:-1], strict=True)
     )
     return State(*parts, accepted)
 
 
-def _drawn(fits: Fits, structure: Tensor, height: Tensor, stream: Stream, number: int) -> State:
-    """Latents from the fits of structures whose stand-in is ``height``, and how far that is from the exact density."""
+def _accepts(log_ratio: Tensor, uniform: Tensor) -> Tensor:
+    return uniform.log() < torch.nan_to_num(log_ratio, nan=-torch.inf, neginf=-torch.inf)
+
+
+def _drawn(fits: Fits, structure: Tensor, stream: Stream, number: int) -> State:
+    """Structures with latents from their fits."""
     mixture = fits.mixtures(structure)
     flat, _ = mixture.sample(stream.uniform(number, mixture.num_slots).flatten(0, 1))
-    value = flat.reshape(*height.shape, -1)
-    log_proposal = mixture.log_prob(flat).reshape(height.shape)
+    value, shape = flat.unflatten(0, structure.shape[:2]), structure.shape[:2]
     with torch.no_grad():
         density = density_of(fits.model, fits.scenes, structure)(value)
     log_joint = density + fits.prior.log_prob(structure).detach().double()
-    weight = torch.where(height.isfinite(), log_joint - log_proposal - height, -torch.inf)
-    return State(structure, value, log_joint, weight, torch.ones_like(height, dtype=torch.bool))
+    log_proposal = mixture.log_prob(flat).reshape(shape)
+    return State(structure, value, log_joint, log_proposal, torch.ones(shape, dtype=torch.bool))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, RecordedDraws, concatenate_draws
 from pyro_nri.inference.noisy_guess import guess
-from pyro_nri.inference.noisy_joint import Fits, init, step
+from pyro_nri.inference.noisy_joint import Fits, State, init, step
 from pyro_nri.inference.proposals import make_proposal
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import STEPS, is_stiff
@@ -26,6 +26,8 @@ NUMBERS = (0, 1, 2)
 CHUNK_SCENES = 16
 #: Shares of the warm-up after which the reference of the chains is renewed.
 RENEWALS = (0.1, 0.3, 0.6)
+#: Chains whose log joint is lower than the best by this and the number of latents are left behind then.
+LEFT_BEHIND = 30.0
 #: Draws whose hidden paths are kept.
 NUM_PATHS = 100
 #: Frames that a path needs to say anything.
@@ -126,9 +128,7 @@ def noisy_model(model: SceneModel, scale: Tensor, num_hidden: int) -> NoisyModel
     return with_measurement_noise(model, scale, num_hidden=num_hidden, num_substeps=STEPS[int(is_stiff(dynamics))])
 
 
-def _checked(
-    model: SceneModel, scenes: Scenes, measurement_noise: float | Sequence[float], num_hidden: int
-) -> Tensor:
+def _checked(model: SceneModel, scenes: Scenes, measurement_noise: float | Sequence[float], num_hidden: int) -> Tensor:
     """Standard deviations of the measurement, ``[D]``."""
     scale = noise_scale(measurement_noise, len(model.state_names))
     if num_hidden not in NUMBERS:
@@ -195,16 +195,13 @@ def _run(
     with torch.no_grad():
         found = guess(model, noisy, scenes, prior, stream)
         moves.adapt(found.doubt.expand(num_chains, -1, -1))
-        fits = Fits(noisy, scenes, prior, found.structure[0], found.starts)
+        fits = Fits(noisy, scenes, prior, found.structure, found.starts)
         state = init(fits, found.structure, stream)
         renewals = {int(share * num_warmup) for share in RENEWALS} - {0}
         for number in range(num_warmup + num_draws):
-            if number in renewals:  # the reference moves to the best that chains have found, and stays there
-                best = state.log_joint.argmax(0)
-                scene = torch.arange(scenes.num_scenes)
-                starts = torch.cat([state.value[best, scene][None], fits.starts])[: len(fits.starts)]
-                fits = Fits(noisy, scenes, prior, state.structure[best, scene], starts)
-                state = init(fits, state.structure, stream.child(f"renewal {number}"))
+            if number in renewals:
+                fits = _renewed(state, fits)
+                state = init(fits, fits.references, stream.child(f"renewal {number}"))
             state = step(state, fits, moves, stream, number)
             if number >= num_warmup:
                 kept.append(state)
@@ -234,6 +231,16 @@ def _run(
         hidden=hidden,
         recorded=RecordedDraws(recorded.numpy(), scale.numpy()),
     )
+
+
+def _renewed(state: State, fits: Fits) -> Fits:
+    """Fits around where the chains are; those left far behind start again from the best."""
+    best = state.log_joint.argmax(0)  # [B]
+    scene = torch.arange(len(best))
+    behind = state.log_joint < state.log_joint.amax(0) - LEFT_BEHIND - state.value.shape[-1]
+    structure = torch.where(behind[..., None], state.structure[best, scene], state.structure)
+    starts = torch.where(behind[..., None], state.value[best, scene], state.value)
+    return Fits(fits.model, fits.scenes, fits.prior, structure, starts)
 
 
 def _hidden(noisy: NoisyModel, scenes: Scenes, structure: Tensor, value: Tensor, first: Tensor) -> HiddenDraws:
