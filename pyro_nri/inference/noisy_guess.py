@@ -14,7 +14,7 @@ from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.hidden import HiddenTarget, sample, search
 from pyro_nri.inference.hidden_edges import make_rest
 from pyro_nri.inference.noisy_modes import first_guess
-from pyro_nri.inference.streams import Stream, categorical
+from pyro_nri.inference.streams import Stream, categorical, normals
 from pyro_nri.model.hidden import HiddenLikelihood, typical_size
 from pyro_nri.model.impulse import most_likely_structure, refined_features, table_of_impulses
 from pyro_nri.model.noise import GivenScaleNoise
@@ -75,8 +75,13 @@ def guess(model: SceneModel, noisy: NoisyModel, scenes: Scenes, prior: Structure
     found = search(coarse, fine, stream.one())
     drawn = sample(fine, found, stream, num_draws=NUM_STEPS)
     is_type = torch.nn.functional.one_hot(drawn.edge_type, prior.num_edge_types).double().mean((0, 1))
-    best = drawn.hidden_state[:, -1].flatten(2)  # [C, B, P_hidden]
-    starts = torch.cat([seen.expand(len(best), *seen.shape), best], -1)
+    # Half of the starts are modes of the impulses, the others draws of the prior: noise may hide the right motion.
+    size = found.state[0, 0].numel()
+    far = normals(stream.child("far").uniform(0, 2 * size))  # [C, B, P_hidden]
+    number = min(len(found.state), (len(far) + 1) // 2)
+    usable = found.log_density[:number].isfinite()[..., None]
+    near = torch.where(usable, found.state[:number].flatten(2), found.state[:1].flatten(2))
+    starts = torch.cat([seen.expand(len(far), *seen.shape), torch.cat([near, far[number:]])], -1)
     return Guess(drawn.edge_type[:, -1], 1 - is_type.amax(-1), starts)
 
 

@@ -2,12 +2,13 @@
 
 Nothing factorises: each structure has its own path, fitted to the whole recording. Around a reference, a plausible
 structure and its path, a model that is linear in latents and in the types of edges says in closed form how well every
-other structure could be fitted: a stand-in for the posterior of structures, without a path. A step takes some
-Metropolis steps on it, fits the structure where they lead with the derivatives of the reference, draws latents around
-the fit, and accepts both by the exact density (the surrogate transition method: Liu 2001, *Monte Carlo Strategies in
-Scientific Computing*, section 9.4.3). There are several references; the nearest counts. What stand-in and fits get
-wrong costs acceptance only: both depend on structure and references alone, whoever asks for them. Far from the references the stand-in may be so wrong that a chain would never
-leave; so each step ends with a change of a single edge that does without it.
+other structure could be fitted: a stand-in for the posterior of structures, without a path. Annealed searches on it
+find the references. A step of a chain takes Metropolis steps or an excursion on the stand-in, fits the structure where
+they lead with the derivatives of the references, draws latents around the fit, and accepts both by the exact density
+(the surrogate transition method: Liu 2001, *Monte Carlo Strategies in Scientific Computing*, section 9.4.3). What
+stand-in and fits get wrong costs acceptance only: both depend on structure and references alone, whoever asks for them.
+Far from the references the stand-in may be so wrong that a chain would never leave; so each step ends with a change of
+a single edge that does without it.
 """
 
 from typing import NamedTuple
@@ -26,6 +27,10 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Steps on the stand-in in each step of a chain.
 NUM_INNER = 40
+#: Temperatures of an excursion, and the highest.
+NUM_RUNGS, LAST_TEMPERATURE = 100, 30.0
+#: Steps of an annealed search on the stand-in, and its first temperature; the last is 1.
+NUM_ANNEALED, FIRST_TEMPERATURE = 400, 50.0
 #: Steps of the search for the modes of the reference.
 NUM_CLIMBS = 10
 #: Paths that are followed at once.
@@ -187,16 +192,12 @@ def step(state: State, fits: Fits, moves: AbstractProposal, stream: Stream, numb
         stream: of C chains.
         number: of the step.
     """
-    structure = state.structure
-    first = height = fits.stand_in(structure)
-    for inner in range(number * NUM_INNER, (number + 1) * NUM_INNER):
-        uniform = stream.child("inner").uniform(inner, 1 + moves.num_uniforms)
-        move = moves.propose({"edge_type": structure}, uniform[..., 1:], inner, 1.0)
-        new = move.latents["edge_type"]
-        new_height = fits.stand_in(new)
-        taken = _accepts(new_height - height + move.log_reverse - move.log_forward, uniform[..., 0])
-        structure = torch.where(taken[..., None], new, structure)
-        height = torch.where(taken, new_height, height)
+    first = fits.stand_in(state.structure)
+    if number % 2:
+        structure, height = _excursion(fits, state.structure, first, moves, stream.child("excursion"), number)
+    else:
+        places = range(number * NUM_INNER, (number + 1) * NUM_INNER)
+        structure, height = _on_stand_in(fits, state.structure, first, moves, stream.child("inner"), places)
     uniform = stream.child("accept").uniform(number, 2)
     after = _chosen(state, _drawn(fits, structure, stream.child("latents"), number), first - height, uniform[..., 0])
     move = moves.propose(
@@ -207,15 +208,91 @@ def step(state: State, fits: Fits, moves: AbstractProposal, stream: Stream, numb
     return last._replace(accepted=last.accepted | after.accepted)
 
 
+def search(fits: Fits, moves: AbstractProposal, stream: Stream) -> State:
+    """Better references: from each of them an annealed search on the stand-in, kept where it leads to a better fit.
+
+    Args:
+        fits: around one reference for each of C chains.
+        moves: on structures.
+        stream: of C chains.
+    """
+    before = init(fits, fits.references, stream.child("before"))
+    steps = range(NUM_ANNEALED)
+    structure, _ = _on_stand_in(
+        fits, fits.references, fits.stand_in(fits.references), moves, stream.child("annealed"), steps, FIRST_TEMPERATURE
+    )
+    after = init(fits, structure, stream.child("after"))
+    better = after.log_joint > before.log_joint
+    parts = (_where(better, b, a) for a, b in zip(before[:-1], after[:-1], strict=True))
+    return State(*parts, better)
+
+
+def _on_stand_in(
+    fits: Fits,
+    structure: Tensor,
+    height: Tensor,
+    moves: AbstractProposal,
+    stream: Stream,
+    steps: range,
+    first_temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Metropolis steps on the stand-in from structures ``[C, B, E]``: where they end, and its log there ``[C, B]``."""
+    for place, inner in enumerate(steps):
+        beta = first_temperature ** (place / len(steps) - 1)
+        structure, height = _change(fits, structure, height, moves, stream, inner, inner, beta)
+    return structure, height
+
+
+def _excursion(
+    fits: Fits, structure: Tensor, height: Tensor, moves: AbstractProposal, stream: Stream, number: int
+) -> tuple[Tensor, Tensor]:
+    """A tempered transition on the stand-in, over the barriers between its modes (Neal 1996, Statistics and Computing).
+
+    Changes at ever higher temperature, then at ever lower ones; where it ends is accepted or refused as a whole.
+    """
+    ladder = [LAST_TEMPERATURE ** -(rung / NUM_RUNGS) for rung in range(NUM_RUNGS + 1)]
+    new, new_height, log_ratio = structure, height, torch.zeros_like(height)
+    first = number * 2 * NUM_RUNGS
+    for rung in range(NUM_RUNGS):
+        log_ratio = log_ratio + (ladder[rung + 1] - ladder[rung]) * new_height
+        new, new_height = _change(fits, new, new_height, moves, stream, first + rung, rung, ladder[rung + 1])
+    for rung in reversed(range(NUM_RUNGS)):
+        place = first + 2 * NUM_RUNGS - 1 - rung
+        new, new_height = _change(fits, new, new_height, moves, stream, place, rung, ladder[rung + 1])
+        log_ratio = log_ratio - (ladder[rung + 1] - ladder[rung]) * new_height
+    taken = _accepts(log_ratio, stream.child("accept").uniform(number, 1)[..., 0])
+    return _where(taken, new, structure), torch.where(taken, new_height, height)
+
+
+def _change(
+    fits: Fits,
+    structure: Tensor,
+    height: Tensor,
+    moves: AbstractProposal,
+    stream: Stream,
+    place: int,
+    turn: int,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """A Metropolis step on the stand-in to the power ``beta``; the turn says which move, the place which numbers."""
+    uniform = stream.uniform(place, 1 + moves.num_uniforms)
+    move = moves.propose({"edge_type": structure}, uniform[..., 1:], turn, 1.0)
+    new = move.latents["edge_type"]
+    new_height = fits.stand_in(new)
+    taken = _accepts(beta * (new_height - height) + move.log_reverse - move.log_forward, uniform[..., 0])
+    return _where(taken, new, structure), torch.where(taken, new_height, height)
+
+
 def _chosen(old: State, new: State, log_ratio: Tensor, uniform: Tensor) -> State:
     """The new state where it is accepted; ``log_ratio`` is that of proposing structures, back over forth."""
     gain = new.log_joint - new.log_proposal - old.log_joint + old.log_proposal
     accepted = _accepts(gain + log_ratio, uniform)
-    parts = (
-        torch.where(accepted.reshape(accepted.shape + (1,) * (b.ndim - 2)), b, a)
-        for a, b in zip(old[:-1], new[:-1], strict=True)
-    )
-    return State(*parts, accepted)
+    return State(*(_where(accepted, b, a) for a, b in zip(old[:-1], new[:-1], strict=True)), accepted)
+
+
+def _where(condition: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """For each chain and scene ``[C, B]`` one of two."""
+    return torch.where(condition.reshape(condition.shape + (1,) * (new.ndim - 2)), new, old)
 
 
 def _accepts(log_ratio: Tensor, uniform: Tensor) -> Tensor:

@@ -11,22 +11,26 @@ from tqdm import tqdm
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, RecordedDraws, concatenate_draws
 from pyro_nri.inference.noisy_guess import guess
-from pyro_nri.inference.noisy_joint import Fits, State, init, step
+from pyro_nri.inference.noisy_joint import Fits, State, init, search, step
 from pyro_nri.inference.proposals import make_proposal
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import STEPS, is_stiff
 from pyro_nri.model.noisy import NoisyModel, with_measurement_noise
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
+from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
 #: Numbers of hidden entities that may be asked for.
 NUMBERS = (0, 1, 2)
 #: Scenes whose chains move side by side.
 CHUNK_SCENES = 16
-#: Shares of the warm-up after which the reference of the chains is renewed.
-RENEWALS = (0.1, 0.3, 0.6)
-#: Chains whose log joint is lower than the best by this and the number of latents are left behind then.
+#: Annealed searches for the references of the chains, before warm-up, by the shares of the frames that they look at:
+#: over a long window a path that starts a little wrong ends far off, and nothing points back.
+WINDOWS = (0.3, 0.3, 0.3, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0, 1.0)
+#: Searches side by side where something is hidden; the best of them are the starts of the chains.
+NUM_SEARCHERS = 12
+#: Chains whose log joint is lower than the best by this and the number of latents are left behind.
 LEFT_BEHIND = 30.0
 #: Draws whose hidden paths are kept.
 NUM_PATHS = 100
@@ -193,15 +197,14 @@ def _run(
     moves = make_proposal("uniform", prior, seed=seed)
     kept = []
     with torch.no_grad():
-        found = guess(model, noisy, scenes, prior, stream)
-        moves.adapt(found.doubt.expand(num_chains, -1, -1))
-        fits = Fits(noisy, scenes, prior, found.structure, found.starts)
-        state = init(fits, found.structure, stream)
-        renewals = {int(share * num_warmup) for share in RENEWALS} - {0}
+        structure, starts, doubt = _searched(model, noisy, scenes, prior, stream, seed)
+        moves.adapt(doubt.expand(num_chains, -1, -1))
+        fits = Fits(noisy, scenes, prior, structure, starts)
+        state = init(fits, structure, stream)
         for number in range(num_warmup + num_draws):
-            if number in renewals:
-                fits = _renewed(state, fits)
-                state = init(fits, fits.references, stream.child(f"renewal {number}"))
+            if number == num_warmup // 2 > 0:
+                fits = Fits(noisy, scenes, prior, *_gathered(state))
+                state = init(fits, fits.references, stream.child("renewal"))
             state = step(state, fits, moves, stream, number)
             if number >= num_warmup:
                 kept.append(state)
@@ -233,14 +236,32 @@ def _run(
     )
 
 
-def _renewed(state: State, fits: Fits) -> Fits:
-    """Fits around where the chains are; those left far behind start again from the best."""
+def _searched(
+    model: SceneModel, noisy: NoisyModel, scenes: Scenes, prior: StructureDistribution, stream: Stream, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where C chains begin: structures ``[C, B, E]`` and latents ``[C, B, P]``; and the doubt in each edge ``[B, E]``."""
+    number = max(stream.num_chains, NUM_SEARCHERS) if noisy.num_hidden else stream.num_chains
+    many = replace(stream, num_chains=number).child("search")
+    found = guess(model, noisy, scenes, prior, many)
+    moves = make_proposal("uniform", prior, seed=seed)
+    moves.adapt(found.doubt.expand(number, -1, -1))
+    structure, starts = found.structure, found.starts
+    for place, share in enumerate(WINDOWS):
+        window = scenes.frames(0, max(MIN_FRAMES, math.ceil(share * scenes.num_frames)))
+        state = search(Fits(noisy, window, prior, structure, starts), moves, many.child(f"window {place}"))
+        structure, starts = _gathered(state)
+    order = state.log_joint.argsort(0, descending=True)[: stream.num_chains]  # [C, B]
+    scene = torch.arange(scenes.num_scenes)
+    return structure[order, scene], starts[order, scene], found.doubt
+
+
+def _gathered(state: State) -> tuple[Tensor, Tensor]:
+    """Structures ``[C, B, E]`` and latents to go on from: chains that are left far behind go on from the best."""
     best = state.log_joint.argmax(0)  # [B]
     scene = torch.arange(len(best))
     behind = state.log_joint < state.log_joint.amax(0) - LEFT_BEHIND - state.value.shape[-1]
     structure = torch.where(behind[..., None], state.structure[best, scene], state.structure)
-    starts = torch.where(behind[..., None], state.value[best, scene], state.value)
-    return Fits(fits.model, fits.scenes, fits.prior, structure, starts)
+    return structure, torch.where(behind[..., None], state.value[best, scene], state.value)
 
 
 def _hidden(noisy: NoisyModel, scenes: Scenes, structure: Tensor, value: Tensor, first: Tensor) -> HiddenDraws:

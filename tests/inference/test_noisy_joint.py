@@ -76,9 +76,7 @@ def test_latents_given_a_structure_against_linear_algebra(problem):
     model, scenes, exact = problem
     b = int(exact.amax(0).argmax())
     place = int(exact[:, b].argmax())
-    structure, value, _ = run(
-        model, scenes, EVERY[exact.argmax(0)], num_chains=60, num_draws=60, num_warmup=20, seed=1
-    )
+    structure, value, _ = run(model, scenes, EVERY[exact.argmax(0)], num_chains=60, num_draws=60, num_warmup=20, seed=1)
     here = (structure[:, :, b] == EVERY[place]).all(-1)
     draws = value[:, :, b][here]
     with torch.no_grad():
@@ -96,7 +94,7 @@ def test_latents_given_a_structure_against_linear_algebra(problem):
 @pytest.mark.statistical
 def test_a_wrong_noise_is_found_out(problem):
     """Negative control: the same comparison, with twice the noise in the chain."""
-    model, scenes, exact = problem
+    _, scenes, exact = problem
     wrong = springs_model(scale=(SCALE, SCALE))
     wrong.noise = MeasurementNoise(torch.full((2,), 2 * SCALE).double())
     structure, _, _ = run(wrong, scenes, EVERY[exact.argmax(0)], num_chains=60, num_draws=30, num_warmup=10)
