@@ -160,7 +160,7 @@ ORDER: dict[str, Sequence[str]] = {
             "edge_plots",
             "calibration_plots",
         ],
-        *["chain_plots", "track_plots", "sections", "hidden_section", "report"],
+        *["chain_plots", "track_plots", "sections", "hidden_section", "recorded_section", "report"],
     ],
     "presets.py": [],
     "fitting.py": [],

@@ -239,7 +239,7 @@ def _run(
 def _searched(
     model: SceneModel, noisy: NoisyModel, scenes: Scenes, prior: StructureDistribution, stream: Stream, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Where C chains begin: structures ``[C, B, E]`` and latents ``[C, B, P]``; and the doubt in each edge ``[B, E]``."""
+    """Where C chains begin: structures ``[C, B, E]``, latents ``[C, B, P]``; and the doubt in each edge ``[B, E]``."""
     number = max(stream.num_chains, NUM_SEARCHERS) if noisy.num_hidden else stream.num_chains
     many = replace(stream, num_chains=number).child("search")
     found = guess(model, noisy, scenes, prior, many)
