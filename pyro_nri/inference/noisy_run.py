@@ -24,7 +24,7 @@ from pyro_nri.scenes.scenes import Scenes
 #: Numbers of hidden entities that may be asked for.
 NUMBERS = (0, 1, 2)
 #: Scenes whose chains move side by side.
-CHUNK_SCENES = 16
+CHUNK_SCENES = 8
 #: Annealed searches for the references of the chains, before warm-up, by the shares of the frames that they look at:
 #: over a long window a path that starts a little wrong ends far off, and nothing points back.
 WINDOWS = (0.3, 0.3, 0.3, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0, 1.0)
