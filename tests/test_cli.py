@@ -546,7 +546,10 @@ def test_hidden_entities_from_the_shell(tmp_path, capsys):
     assert "is complete, there is nothing to resume" in capsys.readouterr().err
 
 
-def test_recordings_with_measurement_noise_from_the_shell(tmp_path, capsys):
+@pytest.mark.slow
+def test_recordings_with_measurement_noise_from_the_shell(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pyro_nri.inference.noisy_run.WINDOWS", (1.0,))
+    monkeypatch.setattr("pyro_nri.inference.noisy_joint.NUM_RUNGS", 20)
     scenes = simulate("springs", 2, num_entities=3, num_frames=12, measurement_noise=0.01, seed=5)
     write_netcdf(replace(scenes, initial_state=None, edge_type=None), tmp_path / "scenes.nc")
     model, out = str(Path(__file__).parent.parent / "data" / "models" / "springs5.pt"), str(tmp_path / "posterior.nc")

@@ -30,9 +30,9 @@ NUM_INNER = 40
 #: Temperatures of an excursion, and the highest.
 NUM_RUNGS, LAST_TEMPERATURE = 100, 30.0
 #: Steps of an annealed search on the stand-in, and its first temperature; the last is 1.
-NUM_ANNEALED, FIRST_TEMPERATURE = 400, 50.0
+NUM_ANNEALED, FIRST_TEMPERATURE = 300, 50.0
 #: Steps of the search for the modes of the reference.
-NUM_CLIMBS = 10
+NUM_CLIMBS = 6
 #: Paths that are followed at once.
 MAX_PATHS = 8192
 #: Share of prior draws among proposed latents, so that nothing is left out.

@@ -27,7 +27,7 @@ NUMBERS = (0, 1, 2)
 CHUNK_SCENES = 8
 #: Annealed searches for the references of the chains, before warm-up, by the shares of the frames that they look at:
 #: over a long window a path that starts a little wrong ends far off, and nothing points back.
-WINDOWS = (0.3, 0.3, 0.3, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0, 1.0)
+WINDOWS = (0.3, 0.3, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0)
 #: Searches side by side where something is hidden; the best of them are the starts of the chains.
 NUM_SEARCHERS = 12
 #: Chains whose log joint is lower than the best by this and the number of latents are left behind.

@@ -14,7 +14,17 @@ from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 
 NOISE = 0.01
-OPTIONS = {"num_chains": 2, "num_draws": 8, "num_warmup": 4, "seed": 0}
+OPTIONS = {"num_chains": 2, "num_draws": 8, "num_warmup": 2, "seed": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_searches():
+    """These scenes are easy: few searches will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_nri.inference.noisy_run.WINDOWS", (0.5, 1.0))
+        patch.setattr("pyro_nri.inference.noisy_joint.NUM_ANNEALED", 60)
+        patch.setattr("pyro_nri.inference.noisy_joint.NUM_RUNGS", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +34,7 @@ def laws():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return simulate("springs", 3, num_entities=3, num_frames=20, measurement_noise=NOISE, seed=3)
+    return simulate("springs", 3, num_entities=3, num_frames=12, measurement_noise=NOISE, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +76,7 @@ def test_intervals_hold_the_true_states_and_are_narrower_than_the_noise(laws):
     assert ((low <= truth) & (truth <= high)).mean() < 0.6
 
 
+@pytest.mark.slow
 def test_draws_of_a_scene_do_not_depend_on_the_others(laws, scenes, draws):
     alone = infer_noisy(laws.model, scenes[[1]], NOISE, **OPTIONS)
     assert np.array_equal(alone.edge_type[:, :, 0], draws.edge_type[:, :, 1])
@@ -74,6 +85,7 @@ def test_draws_of_a_scene_do_not_depend_on_the_others(laws, scenes, draws):
     assert not np.array_equal(other.recorded.state, alone.recorded.state)
 
 
+@pytest.mark.slow
 def test_interruption_and_resume(laws, scenes, draws, monkeypatch):
     monkeypatch.setattr("pyro_nri.inference.noisy_run.CHUNK_SCENES", 1)
 
@@ -112,6 +124,7 @@ def test_hidden_entity_and_missing_frames(laws):
         infer_noisy(laws.model, blind, NOISE, 1, **OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["symmetric", "charges", "sparse"])
 def test_every_prior(laws, scenes, prior):
     model = build_model(replace(laws.spec, prior=prior), torch.Generator().manual_seed(0))
