@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from pyro_nri.inference.draws import Draws
 from pyro_nri.inference.hidden_run import infer_hidden
@@ -56,7 +57,7 @@ def infer_states(
         option = "--observation noisy" if arguments.observation == "noisy" else "--num-hidden"
         raise ValueError(f"{option} needs a single model, found an ensemble: give one of its models")
     chains = {name: getattr(arguments, name) for name in ("num_chains", "num_draws", "num_warmup", "seed")}
-    run = {"resume": resume, "on_chunk": on_chunk, "show_progress": not arguments.quiet}
+    run: dict[str, Any] = {"resume": resume, "on_chunk": on_chunk, "show_progress": not arguments.quiet}
     number = arguments.num_hidden if arguments.num_hidden == "auto" else int(arguments.num_hidden)
     if arguments.observation == "noisy":
         return infer_noisy(checkpoint.model, scenes, arguments.measurement_noise, number, **chains, **run)

@@ -223,8 +223,7 @@ def search(fits: Fits, moves: AbstractProposal, stream: Stream) -> State:
     )
     after = init(fits, structure, stream.child("after"))
     better = after.log_joint > before.log_joint
-    parts = (_where(better, b, a) for a, b in zip(before[:-1], after[:-1], strict=True))
-    return State(*parts, better)
+    return _either(better, after, before)
 
 
 def _on_stand_in(
@@ -287,7 +286,12 @@ def _chosen(old: State, new: State, log_ratio: Tensor, uniform: Tensor) -> State
     """The new state where it is accepted; ``log_ratio`` is that of proposing structures, back over forth."""
     gain = new.log_joint - new.log_proposal - old.log_joint + old.log_proposal
     accepted = _accepts(gain + log_ratio, uniform)
-    return State(*(_where(accepted, b, a) for a, b in zip(old[:-1], new[:-1], strict=True)), accepted)
+    return _either(accepted, new, old)
+
+
+def _either(accepted: Tensor, new: State, old: State) -> State:
+    """The new state where it is accepted ``[C, B]``, else the old one."""
+    return State(*(_where(accepted, b, a) for a, b in zip(old, new, strict=True)))._replace(accepted=accepted)
 
 
 def _where(condition: Tensor, new: Tensor, old: Tensor) -> Tensor:
