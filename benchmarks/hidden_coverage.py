@@ -21,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pyro_nri.inference.noisy_chains import infer_noisy
+from pyro_nri.inference.noisy_chains import infer_latents
 from pyro_nri.learning.checkpoint import load_checkpoint
 from pyro_nri.model.noisy import with_measurement_noise
 from pyro_nri.scenes import edges
@@ -53,7 +53,9 @@ def study(noise: float, assumed: float, num_scenes: int, num_frames: int, *, num
     )
     inferred_type = torch.tensor(checkpoint.alignment).argsort()
     structure = inferred_type[truth.edge_type]
-    found = infer_noisy(model, seen, structure, seed=0, num_chains=2, num_draws=num_draws, num_warmup=25, num_starts=3)
+    found = infer_latents(
+        model, seen, structure, seed=0, num_chains=2, num_draws=num_draws, num_warmup=25, num_starts=3
+    )
     with torch.no_grad():
         path = model.path(seen, structure, model.unpack(found.value.flatten(0, 1), NUM_SEEN))  # [C * S, B, T, 5, 4]
     low, middle, high = path.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64), 0)

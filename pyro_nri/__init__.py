@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pyro_nri.fitting import fit
     from pyro_nri.inference.hidden_run import infer_hidden
     from pyro_nri.inference.kernel import StructureKernel
+    from pyro_nri.inference.noisy_run import infer_noisy
     from pyro_nri.inference.run import infer
     from pyro_nri.learning.bouncegrad import BounceGrad
     from pyro_nri.learning.checkpoint import load_checkpoint, save_checkpoint
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from pyro_nri.posterior.plots import plot_structures
     from pyro_nri.posterior.predictions import predict, predictions_frame
     from pyro_nri.posterior.probability import indicators
+    from pyro_nri.posterior.recorded import initial_states_frame
     from pyro_nri.posterior.report import write_report
     from pyro_nri.posterior.scores import score
     from pyro_nri.posterior.selection import compare_models
@@ -91,6 +93,8 @@ _HOME = {
     "indicators": "posterior.probability",
     "infer": "inference.run",
     "infer_hidden": "inference.hidden_run",
+    "infer_noisy": "inference.noisy_run",
+    "initial_states_frame": "posterior.recorded",
     "laws_frame": "posterior.laws",
     "leave_future_out": "posterior.forecasts",
     "load_checkpoint": "learning.checkpoint",
@@ -165,6 +169,8 @@ __all__ = [
     "indicators",
     "infer",
     "infer_hidden",
+    "infer_noisy",
+    "initial_states_frame",
     "laws_frame",
     "leave_future_out",
     "load_checkpoint",

@@ -27,6 +27,7 @@ from pyro_nri.posterior.parts import select_scenes
 from pyro_nri.posterior.predictions import predict as predict_paths
 from pyro_nri.posterior.predictions import predictions_frame
 from pyro_nri.posterior.prior_records import prior_record
+from pyro_nri.posterior.recorded import initial_states_frame, is_noisy
 from pyro_nri.posterior.report import write_report
 from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
 from pyro_nri.posterior.same_recordings import check_recordings
@@ -147,6 +148,8 @@ def export(arguments: argparse.Namespace) -> dict[str, Any]:
             frames["bayes_factors"] = lambda: bayes_factors_frame(tree)
         if has_hidden(tree):
             frames |= {"hidden": lambda: hidden_frame(tree), "num_hidden": lambda: num_hidden_frame(tree)}
+        if is_noisy(tree):
+            frames["initial_states"] = lambda: initial_states_frame(tree)
         if checkpoint is not None and isinstance(checkpoint.model.dynamics, PairForces):
             frames["laws"] = functools.partial(laws_frame, checkpoint)
         for name, frame in frames.items():
@@ -200,6 +203,9 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, worst in (("r_hat_max", "max"), ("max_deviation", "max"), ("ess_min", "min"), ("graph_ess_min", "min")):
         value = float(table[name].agg(worst))
         result[name] = None if math.isnan(value) else value
+    for name in ("hidden_r_hat_max", "hidden_ess_min", "recorded_r_hat_max", "recorded_ess_min"):
+        if name in table:
+            result[name] = float(table[name].max() if name.endswith("max") else table[name].min())
     if (nothing := explains_nothing(tree)) is not None:
         result["structure"] = nothing
     if arguments.out is not None:

@@ -70,6 +70,15 @@ def boundary(text: str) -> str | float:
     return cast(float, number(float, 0, open_low=True)(text))
 
 
+def standard_deviations(text: str) -> tuple[float, ...]:
+    """Positive numbers with commas between.
+
+    >>> standard_deviations("0.01,0.05")
+    (0.01, 0.05)
+    """
+    return tuple(number(float, 0, open_low=True)(part) for part in text.split(","))
+
+
 COUNT = number(int, 1)
 POSITIVE = number(float, 0, open_low=True)
 MAX_EDGE_TYPES = 127  # files hold types in one byte

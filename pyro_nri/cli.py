@@ -19,6 +19,7 @@ from pyro_nri.arguments import (
     output_file,
     reading_arguments,
     scene_arguments,
+    standard_deviations,
 )
 from pyro_nri.results import as_json, in_words
 from pyro_nri.version import installed_version
@@ -170,6 +171,18 @@ def build_parser() -> argparse.ArgumentParser:
         choices=["0", "1", "2", "auto"],
         default="0",
         help="entities without data, for pair forces; auto: 0, 1 or 2, equally probable before the data",
+    )
+    sub.add_argument(
+        "--observation",
+        choices=["exact", "noisy"],
+        default="exact",
+        help="noisy, for pair forces: recorded states have measurement noise, true ones are inferred with the rest",
+    )
+    sub.add_argument(
+        "--measurement-noise",
+        type=standard_deviations,
+        metavar="SD",
+        help="of --observation noisy, raw units: one for all state variables, or one for each with commas between",
     )
     sub.add_argument("--num-chains", type=COUNT, default=4)
     sub.add_argument("--num-draws", type=COUNT, default=500)

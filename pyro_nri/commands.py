@@ -20,13 +20,14 @@ from pyro_nri.demo import run_demo
 from pyro_nri.dynamics.scaling import beyond_training
 from pyro_nri.fitting import fit
 from pyro_nri.inference.draws import Draws
-from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.inference.run import infer as run_infer
 from pyro_nri.learning.bouncegrad import Diverged
 from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_model, save_checkpoint
 from pyro_nri.learning.matching import LOW_AGREEMENT
 from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
+from pyro_nri.observations import check_observation, infer_states, infers_states
+from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
 from pyro_nri.posterior.frames import write_frame
@@ -226,6 +227,7 @@ def _device(name: str) -> torch.device:
 # --- infer -----------------------------------------------------------------------------------------------------------
 def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     """A posterior file; chains that were interrupted are kept in it, marked incomplete."""
+    check_observation(arguments)
     checkpoint = load_model(arguments.model)
     recordings = _read(arguments, arguments.scenes)
     window = slice(*arguments.frames or (None, None))
@@ -240,6 +242,8 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         "proposal": arguments.proposal,
         "likelihood": arguments.likelihood,
         "num_hidden": arguments.num_hidden,
+        "observation": arguments.observation,
+        "measurement_noise": ",".join(f"{value:g}" for value in arguments.measurement_noise or ()),
     }
     resume = _resumed(arguments, scenes, attributes) if arguments.resume else None
     checkpoint.to(_device(arguments.device))
@@ -288,8 +292,8 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         "seed",
     )
     choices = {name: getattr(arguments, name) for name in names} | {"show_progress": not arguments.quiet}
-    if arguments.num_hidden != "0":
-        draws = _infer_hidden(arguments, checkpoint, scenes, resume, on_segment)
+    if infers_states(arguments):
+        draws = infer_states(arguments, checkpoint, scenes, resume, on_segment)
     elif isinstance(checkpoint, Ensemble):
         draws = infer_ensemble(checkpoint, scenes, fingerprints=recordings.fingerprints, resume=resume, **choices)
     else:
@@ -299,7 +303,7 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     tree = write(draws)
     if not draws.complete:
         done = f"{draws.edge_type.shape[1]} of {arguments.num_draws} draws"
-        if draws.hidden is not None:
+        if infers_states(arguments):
             done = f"{len(draws.group_names)} of {scenes.num_groups} scenes"
         raise Interrupted(
             f"interrupted after {done}, kept in {arguments.out} and "
@@ -312,7 +316,7 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
         **{name: summary[name] for name in (*size, *mixing)},
         **_numbers_found(draws),
         "seconds": round(time.monotonic() - started, 1),
-        "problems": summary["problems"],
+        "problems": list(check(tree).problems) if infers_states(arguments) else summary["problems"],
         "wrote": arguments.out,
     }
 
@@ -325,29 +329,6 @@ def _numbers_found(draws: Draws) -> dict[str, Any]:
     return {"num_hidden": [f"{number} in {found.count(number)} scenes" for number in draws.hidden.numbers]}
 
 
-def _infer_hidden(
-    arguments: argparse.Namespace,
-    checkpoint: Checkpoint | Ensemble,
-    scenes: Scenes,
-    resume: Draws | None,
-    on_chunk: Callable[[Draws], None],
-) -> Draws:
-    if isinstance(checkpoint, Ensemble):
-        raise ValueError("--num-hidden needs a single model, found an ensemble: give one of its models")
-    return infer_hidden(
-        checkpoint.model,
-        scenes,
-        arguments.num_hidden if arguments.num_hidden == "auto" else int(arguments.num_hidden),
-        num_chains=arguments.num_chains,
-        num_draws=arguments.num_draws,
-        num_warmup=arguments.num_warmup,
-        seed=arguments.seed,
-        resume=resume,
-        on_chunk=on_chunk,
-        show_progress=not arguments.quiet,
-    )
-
-
 def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str, Any]) -> Draws:
     """The draws of the interrupted run that goes on; it must have been the same run."""
     if not Path(arguments.out).is_file():
@@ -356,8 +337,8 @@ def _resumed(arguments: argparse.Namespace, scenes: Scenes, attributes: dict[str
     draws = to_draws(tree)
     if draws.complete and draws.edge_type.shape[1] >= arguments.num_draws:
         raise ValueError(f"{arguments.out!r} is complete, there is nothing to resume")
-    defaults = {"likelihood": "auto", "num_hidden": "0"}
-    for name in ("model_fingerprint", "num_warmup", "thin", "proposal", "likelihood", "num_hidden"):
+    defaults = {"likelihood": "auto", "num_hidden": "0", "observation": "exact", "measurement_noise": ""}
+    for name in ("model_fingerprint", "num_warmup", "thin", "proposal", *defaults):
         if (before := tree.attrs.get(name, defaults.get(name))) != attributes[name]:
             raise ValueError(
                 f"{arguments.out!r} was made with {name.replace('_', ' ')} {before}, not {attributes[name]}; give the "

@@ -26,6 +26,8 @@ ROWS = ["scene,entity,time,x,y,vx,vy"] + [f"s,{e},{t},{t * e},0.5,1,0" for t in 
 TABLE = "\n".join(ROWS) + "\n"
 TRAIN = "train {} --num-edge-types 2 --num-steps 1 --seed 0 --quiet --out out.pt"
 INFER = "infer {} --model {} --num-draws 2 --num-warmup 2 --seed 0 --quiet --out out.nc"
+NOISY = "--observation noisy --measurement-noise"
+SPRINGS = str(ROOT / "data" / "models" / "springs5.pt")
 CHAINS = "--method mcmc --num-chains 2 --num-draws 8 --num-warmup 3 --seed 0 --quiet"
 PREDICT = "predict {} --model {} --posterior {} --start 2 --out out.nc"
 SCORE = "score {} --truth {}"
@@ -265,6 +267,21 @@ ARGUMENTS = {
     infer("a.nc", "--device hpu"): "--device 'hpu' is not available on this machine",
     infer("two_columns.csv", "--state x,y,u,v"): "made for state variables x, y, vx, vy, the scenes have x, y, u, v",
     infer("six.nc", "--method exact", "many.pt"): "structures are too many to list, at most .*; use method 'mcmc'",
+    infer("a.nc", "--measurement-noise 0.1"): "--measurement-noise goes with --observation noisy",
+    infer("a.nc", "--observation noisy"): "--observation noisy needs --measurement-noise",
+    infer("a.nc", f"{NOISY} 0.1"): "measurement noise need a model with pair forces, .* this one has other dynamics",
+    infer("a.nc", f"{NOISY} 0"): "--measurement-noise: must be a number above 0, found 0",
+    infer("a.nc", f"{NOISY}=-0.1"): "--measurement-noise: must be a number above 0, found -0.1",
+    infer("a.nc", f"{NOISY} nan"): "--measurement-noise: must be a number above 0, found nan",
+    infer("a.nc", f"{NOISY} 0.1,x"): "--measurement-noise: must be a number above 0, found 'x'",
+    infer("a.nc", f"{NOISY} 0.1,0.2"): "one number or one for each of 4 state variables, found 2",
+    infer("a.nc", f"{NOISY} 0.1 --num-hidden auto"): "--num-hidden must be 0, 1 or 2",
+    infer("a.nc", f"{NOISY} 0.1 --num-hidden 3"): "invalid choice: '3'",
+    infer("a.nc", f"{NOISY} 0.1 --method exact"): "--method exact does not go with --observation noisy",
+    infer("a.nc", f"{NOISY} 0.1 --num-replicas 4"): "--num-replicas 4 does not go with --observation noisy",
+    infer("a.nc", f"{NOISY} 0.1 --frames :1"): "frames None:1 of 12 leave 1 frames, at least two are needed",
+    infer("a.nc", f"{NOISY} 0.1 --frames :4", SPRINGS): "need scenes of at least 5 frames, found 4",
+    infer("a.nc", f"{NOISY} 0.1 --share-structure all", SPRINGS): "must not share structures",
     infer("a.nc", "--resume --out new.nc"): "there is nothing to resume: 'new.nc' does not exist",
     infer("a.nc", "--resume --out p.nc"): "'p.nc' is complete, there is nothing to resume",
     PREDICT.format("a.nc", "m.pt", "p4.nc"): "scene '0' has other entities",

@@ -24,11 +24,11 @@ from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
 from pyro_nri.model.spec import ModelSpec
-from pyro_nri.posterior.convert import scenes_of, to_draws
+from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.frames import edges_frame, read_frame
 from pyro_nri.posterior.laws import laws_frame
 from pyro_nri.posterior.predictions import predict
-from pyro_nri.posterior.storage import read_posterior
+from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.netcdf import read_netcdf, write_netcdf
 from pyro_nri.scenes.nri_arrays import write_nri
@@ -544,3 +544,53 @@ def test_hidden_entities_from_the_shell(tmp_path, capsys):
     assert tree["hidden_posterior/hidden_state"].shape == (2, 20, 1, 1, 4)
     assert main([*command, "--quiet", "--resume"]) == 2
     assert "is complete, there is nothing to resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_recordings_with_measurement_noise_from_the_shell(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pyro_nri.inference.noisy_run.WINDOWS", (1.0,))
+    monkeypatch.setattr("pyro_nri.inference.noisy_joint.NUM_RUNGS", 20)
+    scenes = simulate("springs", 2, num_entities=3, num_frames=12, measurement_noise=0.01, seed=5)
+    write_netcdf(replace(scenes, initial_state=None, edge_type=None), tmp_path / "scenes.nc")
+    model, out = str(Path(__file__).parent.parent / "data" / "models" / "springs5.pt"), str(tmp_path / "posterior.nc")
+    command = ["infer", str(tmp_path / "scenes.nc"), "--model", model, "--observation", "noisy", "--num-draws", "10"]
+    command += ["--num-warmup", "4", "--num-chains", "2", "--seed", "0", "--out", out]
+    noisy = [*command, "--measurement-noise", "0.01,0.01,0.01,0.01"]
+    assert main([*noisy, "--quiet", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_draws"], result["num_scenes"]) == (10, 2)
+    assert any("initial states of recorded entities" in problem for problem in result["problems"])  # so few draws
+    tree = read_posterior(out)
+    assert tree["recorded_posterior/initial_state"].shape == (2, 10, 2, 3, 4)
+    assert tree.attrs["observation"] == "noisy"
+    assert main(["export", out, "--out", str(tmp_path / "tables")]) == 0
+    table = pd.read_csv(tmp_path / "tables" / "initial_states.csv")
+    assert len(table) == 2 * 3 * 4
+    assert ((table["low"] <= table["mean"]) & (table["mean"] <= table["high"])).all()
+    capsys.readouterr()
+    assert main(["diagnose", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recorded_ess_min"] > 0
+    assert main(["report", out, "--out", str(tmp_path / "report.html")]) == 0
+    assert "Where were they really?" in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
+    assert main([*noisy, "--quiet", "--resume"]) == 2
+    assert "is complete, there is nothing to resume" in capsys.readouterr().err
+    part = replace(to_draws(tree), attributes={}, complete=False)
+    first = replace(
+        part,
+        edge_type=part.edge_type[:, :, :1],
+        log_joint=part.log_joint[:, :, :1],
+        accepted=part.accepted[:, :, :1],
+        proposed=part.proposed[:, :, :1],
+        group_names=part.group_names[:1],
+        recorded=replace(part.recorded, state=part.recorded.state[:, :, :1]),
+    )
+    names = ("model_fingerprint", "num_warmup", "thin", "proposal", "likelihood", "num_hidden", "observation")
+    kept = {name: tree.attrs[name] for name in (*names, "measurement_noise")}
+    write_posterior(to_datatree(first, scenes[:1], attributes=kept), out)
+    other = [*command, "--measurement-noise", "0.02", "--quiet", "--resume"]
+    assert main(other) == 2
+    assert "made with measurement noise 0.01,0.01,0.01,0.01, not 0.02" in capsys.readouterr().err
+    assert main([*noisy, "--quiet", "--resume"]) == 0
+    again = read_posterior(out)
+    assert np.array_equal(again["posterior/edge_type"].values, tree["posterior/edge_type"].values)

@@ -66,7 +66,7 @@ class HiddenDraws:
         path: of R draws, raw units, float64 ``[R, G, N_hidden, T, D]``.
         num_hidden: number of hidden entities in the draws of each scene, ``[G]``.
         numbers: the M numbers that were tried.
-        log_marginal: log marginal likelihood of each number, ``[M, G]``.
+        log_marginal: log marginal likelihood of each number, ``[M, G]``; NaN where it was not computed.
         log_marginal_error: standard errors, ``[M, G]``.
     """
 
@@ -80,9 +80,24 @@ class HiddenDraws:
     @property
     def probability(self) -> NDArray[np.float64]:
         """Posterior probability of each number that was tried, all equally likely before, ``[M, G]``."""
+        if len(self.numbers) == 1:  # whether or not its log marginal is known
+            return np.ones_like(self.log_marginal)
         weight = np.exp(self.log_marginal - self.log_marginal.max(0))
         share: NDArray[np.float64] = weight / weight.sum(0)
         return share
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedDraws:
+    """Entities of G scenes that were recorded with noise: where they were.
+
+    Attributes:
+        state: at frame 0, without the noise of the measurement, raw units, float64 ``[C, S, G, N, D]``; padding: NaN.
+        measurement_noise: standard deviation of the measurement of each state variable, raw units, ``[D]``.
+    """
+
+    state: NDArray[np.float64]
+    measurement_noise: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +127,7 @@ class Draws:
             None.
         replicas: what parallel tempering needs to go on, or None.
         hidden: hidden entities, where some were inferred, or None.
+        recorded: where the others were, if recordings have measurement noise, or None.
         warmup: the annealed and discarded steps, or None.
         complete: False if the run was interrupted.
         attributes: anything else worth keeping, plain str, int or float.
@@ -136,12 +152,14 @@ class Draws:
     log_marginal_error: NDArray[np.float64] | None = None
     replicas: "Replicas | None" = None
     hidden: HiddenDraws | None = None
+    recorded: RecordedDraws | None = None
     warmup: "Draws | None" = None
     complete: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def first(self, num_draws: int) -> "Draws":
         """The first draws of every chain; Rao-Blackwellised probabilities are kept only with all draws."""
+        recorded = self.recorded
         return replace(
             self,
             edge_type=self.edge_type[:, :num_draws],
@@ -150,6 +168,8 @@ class Draws:
             proposed=self.proposed[:, :num_draws],
             move_kind=self.move_kind[:num_draws],
             temperature=self.temperature[:num_draws],
+            hidden=None if self.hidden is None else replace(self.hidden, state=self.hidden.state[:, :num_draws]),
+            recorded=None if recorded is None else replace(recorded, state=recorded.state[:, :num_draws]),
             edge_probability=self.edge_probability if num_draws >= self.edge_type.shape[1] else None,
         )
 
@@ -207,6 +227,7 @@ def concatenate_draws(parts: Sequence[Draws]) -> Draws:
         log_marginal_error=joined("log_marginal_error", 0),
         replicas=_side_by_side([part.replicas for part in parts]),
         hidden=_hidden_side_by_side([part.hidden for part in parts]),
+        recorded=_recorded_side_by_side([part.recorded for part in parts]),
         warmup=concatenate_draws(warmups) if len(warmups) == len(parts) else None,
         complete=all(part.complete for part in parts),
     )
@@ -246,3 +267,10 @@ def _hidden_side_by_side(parts: Sequence[HiddenDraws | None]) -> HiddenDraws | N
         log_marginal=joined("log_marginal", 1),
         log_marginal_error=joined("log_marginal_error", 1),
     )
+
+
+def _recorded_side_by_side(parts: Sequence[RecordedDraws | None]) -> RecordedDraws | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return replace(known[0], state=np.concatenate([part.state for part in known], axis=2))

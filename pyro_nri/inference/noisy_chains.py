@@ -41,7 +41,7 @@ class NoisyDraws(NamedTuple):
     step_size: Tensor
 
 
-def infer_noisy(
+def infer_latents(
     model: NoisyModel,
     scenes: Scenes,
     structure: Tensor,
@@ -137,7 +137,7 @@ def fit_noise(
         structure: long ``[B, E]``, or ``[E]`` for all.
         seed: fixes all random numbers.
         num_rounds: rounds.
-        options: of :func:`infer_noisy`.
+        options: of :func:`infer_latents`.
 
     Raises:
         ValueError: the noise is known.
@@ -148,7 +148,7 @@ def fit_noise(
     seen = scenes.observation_mask[..., None].expand_as(scenes.trajectory)  # [B, T, N, M]
     for number in range(num_rounds):
         few = {"num_chains": 2, "num_draws": 5, "num_warmup": 5, "num_starts": 1, "num_importance": 2}
-        found = infer_noisy(model, scenes, structure, seed=seed + number, **(few | options))
+        found = infer_latents(model, scenes, structure, seed=seed + number, **(few | options))
         value = found.value.flatten(0, 1).flatten(0, 1)  # [C * S * B, P]
         with torch.no_grad():
             left = least_squares(model, scenes, structure).residuals(value).reshape(-1, *scenes.trajectory.shape)

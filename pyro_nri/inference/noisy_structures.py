@@ -79,7 +79,7 @@ def infer_structures(
         )
     if scenes.num_groups != num_scenes:
         raise ValueError(
-            "scenes must not share structures; infer each candidate with infer_noisy and add log marginals"
+            "scenes must not share structures; infer each candidate with infer_latents and add log marginals"
         )
     number, names = len(candidates), keys(scenes.scene_names, scenes.trajectory.device)
     structures = (candidates[:, None] * model.edge_mask(scenes)).long()  # [J, B, E]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.dynamics.hidden_paths import HiddenPath, HiddenPaths
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.model.impulse import most_likely_structure, refined_features
 from pyro_nri.model.noise import AbstractNoise, GivenScaleNoise
 from pyro_nri.model.program import SceneModel
@@ -86,9 +87,7 @@ class HiddenLikelihood:
     @property
     def is_stiff(self) -> bool:
         """Whether forces may change fast within a frame."""
-        points = self.dynamics.laws.points()
-        nearer = points[len(points) // 4 : len(points) // 2]
-        return bool((self.dynamics.laws.slope(nearer) * self.dynamics.time_step**2 / 12).amax() > STIFF)
+        return is_stiff(self.dynamics)
 
     def searched(self) -> "HiddenLikelihood":
         """The same with fewer steps, to search on."""
@@ -96,16 +95,19 @@ class HiddenLikelihood:
 
     def blunted(self, share: float) -> "HiddenLikelihood":
         """The same with noise as large as a share of the typical impulse of each scene, and without power."""
+        return self.with_scale(share * self.typical_impulse())
+
+    def with_scale(self, scale: Tensor) -> "HiddenLikelihood":
+        """The same with noise of a given scale, per unit time, of the impulses of each scene ``[B]``, without power."""
         other = copy.copy(self)
         other.noise = GivenScaleNoise(self.target.shape[-1], 1)
-        other.context = (share * self.typical_impulse())[:, None, None, None].expand(*self.target.shape[:3], 1)
+        other.context = scale[:, None, None, None].expand(*self.target.shape[:3], 1)
         other.strength = torch.ones_like(self.strength)
         return other
 
     def typical_impulse(self) -> Tensor:
         """Typical size of the observed impulses of each scene, ``[B]``."""
-        size = torch.where(self.mask[..., None], self.target.abs(), torch.nan).flatten(1)
-        return size.nanmedian(1).values
+        return typical_size(self.target, self.mask)
 
     def __getitem__(self, index: Tensor) -> "HiddenLikelihood":
         """The same of some scenes, long ``[B']``; a scene may come again."""
@@ -182,3 +184,16 @@ class HiddenLikelihood:
             counted = torch.where(self.mask[..., None], log_prob, torch.zeros_like(log_prob)).sum(-3)
             parts.append(counted * self.strength[..., None])
         return torch.cat(parts).view(*lead, *parts[0].shape[1:])
+
+
+def is_stiff(dynamics: PairForces) -> bool:
+    """Whether forces may change fast within a frame."""
+    points = dynamics.laws.points()
+    nearer = points[len(points) // 4 : len(points) // 2]
+    return bool((dynamics.laws.slope(nearer) * dynamics.time_step**2 / 12).amax() > STIFF)
+
+
+def typical_size(target: Tensor, mask: Tensor) -> Tensor:
+    """Typical size of the impulses ``[B, T - 1, N, S]`` that count, ``[B, T - 1, N]``: ``[B]``, 0 where none does."""
+    size = torch.where(mask[..., None], target.abs(), torch.nan).flatten(1)
+    return torch.nan_to_num(size.nanmedian(1).values)

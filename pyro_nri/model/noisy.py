@@ -216,7 +216,9 @@ class NoisyModel(PyroModule):
         }
 
 
-def with_measurement_noise(model: SceneModel, scale: Tensor, *, num_hidden: int = 0, learn: bool = False) -> NoisyModel:
+def with_measurement_noise(
+    model: SceneModel, scale: Tensor, *, num_hidden: int = 0, learn: bool = False, num_substeps: int | None = None
+) -> NoisyModel:
     """The noisy program of a trained model: ``observation="noisy"`` where it was trained with exact states.
 
     Its dynamics and its prior of structures are copied and no longer learned; initial states are standard normal in the
@@ -227,8 +229,11 @@ def with_measurement_noise(model: SceneModel, scale: Tensor, *, num_hidden: int 
         scale: standard deviation of the measurement of each of its D state variables, raw units, ``[D]``.
         num_hidden: entities without data.
         learn: whether ``scale`` is to be learned, or known.
+        num_substeps: sub-steps of a frame at most, for fast paths of pair forces; default: those of the model.
     """
     dynamics, prior = copy.deepcopy(model.dynamics), copy.deepcopy(model.prior)
+    if num_substeps is not None:
+        dynamics.num_substeps = min(dynamics.num_substeps, num_substeps)
     for part in (dynamics, prior):
         part.requires_grad_(False)
     scaling = Scaling(model.scaling.offset.double(), model.scaling.scale.double())

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from pyro_nri.posterior.convert import group
 from pyro_nri.posterior.diagnostics import DISAGREEING, diagnostics_frame, quantity_diagnostics, summarize
+from pyro_nri.posterior.recorded import is_noisy
+from pyro_nri.posterior.states import HIDDEN, renamed_hidden, states_frame
 
 _MIN_DRAWS = 4  # of each chain, as in diagnostics.py
 _RARE = 0.05  # a type that all chains draw less often, or all more often than 1 - _RARE, is settled
 _SHARED = 0.05  # chains that have so much of their draws in common are in one mode
 _NUM_REFERENCES = 4  # draws to which distances are taken, beside the most frequent structure; time grows with them
 _NUM_NAMED = 3  # scenes that a sentence names
+_STATES = {"hidden": "initial states of hidden entities", "recorded": "initial states of recorded entities"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +56,9 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     """Say whether to trust a run, and what to do if not.
 
     A run fails by the problems of :func:`summarize`, if chains of a scene sit in different modes, or if the median
-    effective sample size of whole structures is too small where they sit in one. Deviations of frequencies decide
+    effective sample size of whole structures is too small where they sit in one. It fails too if chains disagree about
+    initial states, of hidden entities (whichever of them is called the first) or of recorded ones where recordings have
+    measurement noise, or have too few effective draws of them. Deviations of frequencies decide
     nothing beside R-hat; they say how far off the answer may be. An exact posterior passes: its draws are independent.
     No posterior passes whose scenes ``pyro-nri infer`` found far outside the states of training.
 
@@ -64,13 +69,16 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
 
     Returns:
         The verdict. Its table has the columns of :func:`diagnostics_frame`, then those of :func:`split_frequencies`
-        (its ``num_edges`` as ``num_edges_compared``), :func:`graph_distance_ess` and :func:`chain_modes`.
+        (its ``num_edges`` as ``num_edges_compared``), :func:`graph_distance_ess` and :func:`chain_modes`, and of
+        :func:`~pyro_nri.posterior.states.states_frame`.
     """
+    tree = renamed_hidden(tree)
     summary = summarize(tree, r_hat_limit=r_hat_limit, ess_limit=ess_limit)
     ess_limit = 100.0 * summary["num_chains"] if ess_limit is None else ess_limit
     summary |= {"r_hat_limit": r_hat_limit, "ess_limit": ess_limit}
     compared = split_frequencies(tree).rename(columns={"num_edges": "num_edges_compared"})
-    parts = [part.drop(columns="scene") for part in (compared, graph_distance_ess(tree), chain_modes(tree))]
+    every = (compared, graph_distance_ess(tree), chain_modes(tree), states_frame(tree))
+    parts = [part.drop(columns="scene") for part in every]
     table = pd.concat([diagnostics_frame(tree), *parts], axis=1)
     if far := tree.attrs.get("beyond_training"):
         verdict = "Do not trust this posterior: its scenes are unlike those that the model was trained on."
@@ -265,8 +273,9 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.integer]) -> NDArray[np.
 
 # --- words -----------------------------------------------------------------------------------------------------------
 def _least_ess(table: pd.DataFrame) -> float:
-    """Of edges and of whole structures; infinite where nothing moves."""
-    values = table[["ess_min", "graph_ess_median"]].to_numpy(np.float64)
+    """Of edges, of whole structures and of states; infinite where nothing moves."""
+    names = ["ess_min", "graph_ess_median", *(f"{name}_ess_min" for name in _STATES)]
+    values = table[[name for name in names if name in table]].to_numpy(np.float64)
     return float(np.fmin.reduce(values, axis=None, initial=np.inf))
 
 
@@ -282,24 +291,52 @@ def _problems(table: pd.DataFrame, summary: dict[str, Any]) -> tuple[str, ...]:
     if count := int((ess < ess_limit).sum()):
         what = f"In {count} of {len(table)} scenes whole structures have effective sample sizes below {ess_limit:g}"
         problems.append(f"{what}, the smallest is {ess.min():.0f}.")
-    return tuple(problems)
+    return (*problems, *_state_problems(table, summary))
+
+
+def _state_problems(table: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
+    problems = []
+    for name, words in _STATES.items():
+        if f"{name}_ess_min" not in table:
+            continue
+        r_hat, ess = table[f"{name}_r_hat_max"], table[f"{name}_ess_min"]
+        if count := int((r_hat > summary["r_hat_limit"]).sum()):
+            where = [f"scene {scene}" for scene in table["scene"][r_hat > summary["r_hat_limit"]]]
+            where[_NUM_NAMED:] = ["and others"] if len(where) > _NUM_NAMED else []
+            what = f"In {count} of {len(table)} scenes chains disagree about {words}: {', '.join(where)}"
+            problems.append(f"{what}; the largest R-hat is {r_hat.max():.3f}, above {summary['r_hat_limit']:g}.")
+        if count := int((ess < summary["ess_limit"]).sum()):
+            what = f"In {count} of {len(table)} scenes {words} have effective sample sizes below"
+            problems.append(f"{what} {summary['ess_limit']:g}, the smallest is {ess.min():.0f}.")
+    return problems
 
 
 def _advice(tree: xr.DataTree, table: pd.DataFrame, summary: dict[str, Any]) -> tuple[str, ...]:
     advice, one_mode, num_draws = [], table[table["num_modes"] == 1], summary["num_draws"]
+    name = "infer_noisy" if is_noisy(tree) else "infer_hidden" if HIDDEN in tree.children else "infer"
     if not summary["complete"]:
-        advice.append("Go on with the interrupted run: infer(resume=draws) with the arguments that it had.")
+        advice.append(f"Go on with the interrupted run: {name}(resume=draws) with the arguments that it had.")
     if summary["num_chains"] == 1:
-        advice.append("Run several chains: infer(num_chains=4).")
+        advice.append(f"Run several chains: {name}(num_chains=4).")
     if num_draws < _MIN_DRAWS:
-        return (*advice, "Draw more: infer(num_draws=500).")
-    if len(one_mode) < len(table) or summary["num_disagreeing"]:
+        return (*advice, f"Draw more: {name}(num_draws=500).")
+    disagree = len(one_mode) < len(table) or bool(summary["num_disagreeing"])
+    limit = summary["r_hat_limit"]
+    if name != "infer":
+        r_hat = [table[column] for column in table if str(column).endswith("r_hat_max")]
+        if disagree or any((values > limit).any() for values in r_hat):
+            advice.append(
+                f"Chains that disagree have found several motions, or not yet the best: run more chains and warm up "
+                f"for longer, {name}(num_chains={2 * summary['num_chains']}, num_warmup=1000)."
+            )
+    elif disagree:
         replicas = 2 * tree["replicas"].sizes["replica"] if "replicas" in tree.children else 8
         advice.append(f"Let chains cross between modes by parallel tempering: infer(num_replicas={replicas}).")
-    if (one_mode["r_hat_max"] > summary["r_hat_limit"]).any():
+    if name == "infer" and (one_mode["r_hat_max"] > limit).any():
         known = tree["warmup_sample_stats"].sizes["draw"] if "warmup_sample_stats" in tree.children else 500
         advice.append(f"Warm up for longer: infer(num_warmup={max(2 * known, 1000)}).")
     if (ess := _least_ess(one_mode)) < summary["ess_limit"]:
-        times, thin = math.ceil(summary["ess_limit"] / ess), int(tree.attrs.get("thin", 1))
-        advice.append(f"Run {times} times as long: infer(num_draws={times * num_draws}) or infer(thin={times * thin}).")
+        times, thin = math.ceil(summary["ess_limit"] / max(ess, 1.0)), int(tree.attrs.get("thin", 1))
+        thinned = f" or infer(thin={times * thin})" if name == "infer" else ""
+        advice.append(f"Run {times} times as long: {name}(num_draws={times * num_draws}){thinned}.")
     return tuple(advice)

@@ -12,6 +12,8 @@ Groups of the tree (axis letters: C chains, S draws, G structures, B recordings,
 - ``observed_data``: ``trajectory`` (recording, frame, entity, state), raw units, NaN where nothing was seen.
 - ``hidden_posterior``, where hidden entities were inferred: see :func:`~pyro_nri.posterior.hidden.hidden_dataset`;
   their edges are among all others, under the names "hidden 1", ...
+- ``recorded_posterior``, where recordings have measurement noise: initial states of the recorded entities, see
+  :func:`~pyro_nri.posterior.recorded.recorded_dataset`.
 - ``constant_data``: masks, names, kinds, time step, and if known the prior's ``type_probability`` (type; the prior's
   name is its attribute), the truth and the alignment of type labels.
 - ``warmup_posterior``, ``warmup_sample_stats``: the annealed and discarded steps.
@@ -31,6 +33,7 @@ from numpy.typing import NDArray
 from pyro_nri.inference.draws import Draws
 from pyro_nri.posterior.hidden import hidden_dataset, hidden_of
 from pyro_nri.posterior.prior_records import prior_record, prior_variable
+from pyro_nri.posterior.recorded import GROUP, recorded_dataset, recorded_of
 from pyro_nri.posterior.recordings import constant_data, observed_data, scenes_from
 from pyro_nri.posterior.replicas import replicas_dataset, replicas_of
 from pyro_nri.posterior.sample_stats import flags, moves_of, sample_stats
@@ -130,6 +133,8 @@ def to_datatree(
         groups["warmup_sample_stats"] = sample_stats(draws.warmup)
     if draws.hidden is not None:
         groups["hidden_posterior"] = hidden_dataset(draws.hidden, scenes, draws.group_names, first_frame)
+    if draws.recorded is not None:
+        groups[GROUP] = recorded_dataset(draws.recorded, scenes.state_names, draws.group_names)
     for name, part in (("replicas", draws), ("warmup_replicas", draws.warmup)):
         if part is not None and part.replicas is not None:
             groups[name] = replicas_dataset(part.replicas, draws.group_names)
@@ -267,6 +272,7 @@ def _draws_of(
         log_marginal=log_marginal,
         log_marginal_error=log_marginal_error,
         hidden=hidden_of(group(tree, "hidden_posterior")) if "hidden_posterior" in tree.children else None,
+        recorded=recorded_of(group(tree, GROUP)) if not prefix and GROUP in tree.children else None,
         replicas=replicas_of(group(tree, f"{prefix}replicas")) if f"{prefix}replicas" in tree.children else None,
         warmup=warmup,
         complete=bool(counts["complete"]),

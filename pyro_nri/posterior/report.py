@@ -21,6 +21,8 @@ from pyro_nri.posterior.figures import chosen_scenes
 from pyro_nri.posterior.hidden_frames import has_hidden
 from pyro_nri.posterior.hidden_section import hidden_entities
 from pyro_nri.posterior.objections import objections
+from pyro_nri.posterior.recorded import is_noisy
+from pyro_nri.posterior.recorded_section import recorded_entities
 from pyro_nri.posterior.scores import score
 from pyro_nri.posterior.truth import has_truth
 from pyro_nri.posterior.uncertainty import explains_nothing, uncertainty_frame
@@ -107,6 +109,8 @@ def report_html(
     parts.append(sections.structures(tree, uncertainty, chosen))
     if has_hidden(tree):
         parts.append(hidden_entities(tree, chosen))
+    if is_noisy(tree):
+        parts.append(recorded_entities(tree))
     warnings = [explains_nothing(tree), seen_twice(tree, checkpoint, truth)]
     if checkpoint is not None and "beyond_training" not in tree.attrs:  # else the check says so
         warnings.append(beyond_training(checkpoint.model.scaling, scenes_of(tree)))

@@ -11,7 +11,7 @@ from scipy import stats
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.dynamics.gravity import Gravity
 from pyro_nri.dynamics.scaling import Scaling
-from pyro_nri.inference.noisy_chains import infer_noisy
+from pyro_nri.inference.noisy_chains import infer_latents
 from pyro_nri.inference.noisy_modes import default_starts, find_modes, first_guess, least_squares, mixture_around
 from pyro_nri.model.measurement import MeasurementNoise, StateMeasurement
 from pyro_nri.model.noisy import NoisyModel
@@ -76,7 +76,7 @@ def test_log_marginal_and_moments_of_a_linear_program():
     model = springs_model()
     structure = LINKED.expand(5, -1)
     scenes, _ = drawn(model, 5, 9, structure, seed=0)
-    found = infer_noisy(
+    found = infer_latents(
         model, scenes, structure, seed=0, num_chains=40, num_draws=20, num_warmup=10, num_importance=2000
     )
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_one_number_against_a_grid(scale):
     exact = float(log_density.logsumexp(0) + math.log(12 / 24000))
     mass = (log_density - log_density.logsumexp(0)).exp().cumsum(0)
     starts = torch.tensor([-1.0, 0.0, 1.0]).double().reshape(3, 1, 1)
-    found = infer_noisy(
+    found = infer_latents(
         model, scenes, structure, seed=1, num_chains=500, num_draws=1, num_warmup=6, num_importance=3000, starts=starts
     )
     assert abs(float(found.log_marginal.log_value) - exact) < 4 * float(found.log_marginal.log_error)
@@ -159,7 +159,7 @@ def test_one_number_against_a_grid(scale):
     assert stats.kstest(rank, "uniform").pvalue > 1e-3
     # A wrong noise is found out.
     model.noise.log_scale += math.log(2)
-    wrong = infer_noisy(
+    wrong = infer_latents(
         model, scenes, structure, seed=1, num_chains=500, num_draws=1, num_warmup=6, num_importance=9, starts=starts
     )
     rank = mass[torch.searchsorted(grid, wrong.value[:, -1, 0, 0].contiguous()).clamp(max=24000)]
@@ -176,7 +176,7 @@ def test_ranks_of_the_truth_are_uniform():
 
     def ranks(scale):
         judge = springs_model(scale=(scale, scale))
-        found = infer_noisy(
+        found = infer_latents(
             judge, scenes, structure, seed=0, num_chains=19, num_draws=1, num_warmup=5, num_starts=2, num_importance=9
         )
         return (found.value[:, -1] < truth).sum(0)  # [B, P], 0 to 19
@@ -194,11 +194,11 @@ def test_draws_of_a_scene_do_not_depend_on_the_others():
     structure = LINKED.expand(3, -1)
     scenes, _ = drawn(model, 3, 6, structure, seed=0)
     options = {"seed": 0, "num_chains": 2, "num_draws": 3, "num_warmup": 4, "num_starts": 3, "num_importance": 20}
-    whole = infer_noisy(model, scenes, structure, **options)
-    part = infer_noisy(model, scenes[[2]], structure[:1], **options)
+    whole = infer_latents(model, scenes, structure, **options)
+    part = infer_latents(model, scenes[[2]], structure[:1], **options)
     torch.testing.assert_close(part.value[:, :, 0], whole.value[:, :, 2])
     torch.testing.assert_close(part.log_marginal.log_value[0], whole.log_marginal.log_value[2])
-    other = infer_noisy(model, scenes[[2]], structure[:1], **{**options, "seed": 1})
+    other = infer_latents(model, scenes[[2]], structure[:1], **{**options, "seed": 1})
     assert not torch.equal(other.value, part.value)
 
 
@@ -250,4 +250,4 @@ def test_bad_input(options, said):
     model = springs_model()
     scenes, _ = drawn(model, 2, 5, LINKED.expand(2, -1), seed=0)
     with pytest.raises(ValueError, match=said):
-        infer_noisy(model, scenes, **{"structure": LINKED, "seed": 0, **options})
+        infer_latents(model, scenes, **{"structure": LINKED, "seed": 0, **options})

@@ -4,7 +4,7 @@ import arviz as az
 import numpy as np
 import pytest
 
-from pyro_nri.inference.noisy_chains import infer_noisy
+from pyro_nri.inference.noisy_chains import infer_latents
 from pyro_nri.posterior.paths import latents_tree, paths_frame
 from tests.inference.test_noisy_chains import LINKED, STATE, drawn, springs_model
 
@@ -13,7 +13,7 @@ from tests.inference.test_noisy_chains import LINKED, STATE, drawn, springs_mode
 def found():
     model = springs_model()
     scenes, truth = drawn(model, 2, 5, LINKED.expand(2, -1), seed=0)
-    draws = infer_noisy(model, scenes, LINKED, seed=0, num_chains=2, num_draws=30, num_warmup=5, num_importance=20)
+    draws = infer_latents(model, scenes, LINKED, seed=0, num_chains=2, num_draws=30, num_warmup=5, num_importance=20)
     return model, scenes, truth, draws
 
 
