@@ -46,7 +46,8 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "plates", "power", "program", "hidden", "spec", "measurement", "starts", "orbits", "noisy"],
+        *["impulse", "plates", "power", "program", "hidden", "hidden_motion", "spec", "measurement", "starts"],
+        *["orbits", "noisy"],
     ],
     "inference": [
         *[
@@ -69,6 +70,7 @@ ORDER: dict[str, Sequence[str]] = {
         *[
             "proposals",
             "gauss_newton",
+            "block_tridiagonal",
             "laplace",
             "mala",
             "noisy_modes",
@@ -81,6 +83,8 @@ ORDER: dict[str, Sequence[str]] = {
             "hidden",
             "noisy_guess",
             "noisy_joint",
+            "hidden_smoothing",
+            "hidden_chaotic",
             "tempering",
             "evidence",
             "chains",

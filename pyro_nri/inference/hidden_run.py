@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, concatenate_draws
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.inference.hidden import HiddenTarget, sample, search
+from pyro_nri.inference.hidden import Candidates, HiddenTarget, sample, search
+from pyro_nri.inference.hidden_chaotic import sample_chaotic
 from pyro_nri.inference.hidden_edges import make_rest
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import HiddenLikelihood
@@ -51,6 +52,10 @@ def infer_hidden(
 
     The law that hidden entities follow is that of the others, learned from scenes in which nothing was hidden. Their
     initial state has a standard normal prior in scaled units, their edges the model's prior of structures.
+
+    Where forces change fast within a frame, as those of charges do, a path that runs free from its first frame goes
+    astray at the first close encounter. The number of hidden entities is still weighed by such paths; draws are of
+    paths whose frames lie near what the laws make of the one before (:mod:`hidden_chaotic`), each held for several.
 
     Args:
         model: trained pair forces between particles; frozen here.
@@ -95,6 +100,7 @@ def infer_hidden(
             stream = Stream(seed, keys(part.group_names), num_chains)
             with torch.no_grad():
                 runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
+                _follow(runs, numbers, model, part, known, stream)
             parts.append(_most_probable(runs, numbers, part, model.structure_prior(model.prepare(part)), seed))
             bar.update(part.num_scenes)
             if on_chunk is not None:
@@ -164,6 +170,7 @@ class _Run(NamedTuple):
     log_marginal: Tensor
     log_error: Tensor
     num_evaluations: int
+    found: Candidates | None = None
 
 
 def _run(
@@ -177,11 +184,8 @@ def _run(
 ) -> _Run:
     if number == 0 and structure is None:
         return _run_without(model, scenes, stream, num_draws)
-    present = with_hidden(scenes, number).entity_mask
-    prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
-    rest = make_rest(prior, scenes.num_entities, structure)
-    fine = HiddenTarget(HiddenLikelihood(model, scenes, number), rest)
-    coarse = HiddenTarget(fine.likelihood.searched(), rest)
+    fine = _target(model, scenes, number, structure)
+    coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
     stream = stream.child(f"{number} hidden")
     found = search(coarse, fine, stream.one())
     drawn = sample(fine, found, stream, num_draws=num_draws, num_warmup=num_warmup)
@@ -194,7 +198,14 @@ def _run(
         drawn.integral.log_value,
         drawn.integral.log_error,
         drawn.num_evaluations,
+        found if fine.likelihood.is_stiff else None,
     )
+
+
+def _target(model: SceneModel, scenes: Scenes, number: int, structure: Tensor | None) -> HiddenTarget:
+    present = with_hidden(scenes, number).entity_mask
+    prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
+    return HiddenTarget(HiddenLikelihood(model, scenes, number), make_rest(prior, scenes.num_entities, structure))
 
 
 def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: int) -> _Run:
@@ -223,6 +234,44 @@ def _paths(target: HiddenTarget, state: Tensor, edge_type: Tensor) -> Tensor:
     number = target.likelihood.num_observed
     incoming = structures[index][..., edges.incoming_edges(number + target.likelihood.num_hidden)]
     return target.likelihood.path(states[index], incoming[..., number:, :]).state
+
+
+def _follow(
+    runs: list[_Run],
+    numbers: tuple[int, ...],
+    model: SceneModel,
+    scenes: Scenes,
+    structure: Tensor | None,
+    stream: Stream,
+) -> None:
+    """Where forces change fast, put draws of paths near the laws in place of paths that run free.
+
+    Only in scenes whose most probable number of hidden entities it is.
+    """
+    chosen = torch.stack([run.log_marginal for run in runs]).argmax(0)
+    for place, (run, number) in enumerate(zip(runs, numbers, strict=True)):
+        some = (chosen == place).nonzero()[:, 0]
+        if run.found is None or len(some) == 0:
+            continue
+        part, known = scenes[some], None if structure is None else structure[some]
+        num_draws = run.log_joint.shape[1]
+        count = min(num_draws, -(-NUM_PATHS // stream.num_chains))
+        drawn = sample_chaotic(
+            model,
+            part,
+            _target(model, part, number, known),
+            Candidates(*(each[:, some] for each in run.found)),
+            known,
+            replace(stream.child(f"{number} hidden"), keys=stream.keys[some]),
+            num_draws=count,
+        )
+        held = torch.arange(num_draws) * count // num_draws  # a path is held for several draws: it is dear
+        run.state[:, :, some] = drawn.path[:, held, :, 0]
+        run.edge_type[:, :, some] = drawn.edge_type[:, held]
+        run.log_joint[:, :, some] = drawn.log_joint[:, held]
+        run.accepted[:, :, some] = drawn.accepted[:, held] & (held.diff(prepend=held[:1] - 1) > 0)[:, None]
+        each = drawn.path.transpose(0, 1).flatten(0, 1)
+        run.path[:, some] = each[torch.linspace(0, len(each) - 1, NUM_PATHS).round().long()]
 
 
 def _most_probable(

@@ -1,0 +1,132 @@
+"""Hidden entities where forces change fast: from modes of paths that run free to draws of paths near the laws.
+
+A path that runs free goes astray at the first close encounter (:mod:`pyro_nri.model.hidden_motion`), so its first frame
+is all that is believed of a mode. From there paths are followed (:mod:`hidden_smoothing`); with its path a hidden
+entity is one like any other, and edges have the posterior of a scene in which everything was recorded.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nri.inference.exact import ExactPosterior, enumerate_posterior
+from pyro_nri.inference.hidden import MIN_WINDOW, WINDOWS, Candidates, HiddenTarget
+from pyro_nri.inference.hidden_edges import structure_from
+from pyro_nri.inference.hidden_scan import feels_everything, scan
+from pyro_nri.inference.hidden_smoothing import best_paths, climb, draw_paths, improve
+from pyro_nri.inference.streams import Stream
+from pyro_nri.model.hidden_motion import HiddenMotion
+from pyro_nri.model.program import SceneModel
+from pyro_nri.scenes.hidden_entities import with_hidden
+from pyro_nri.scenes.scenes import Scenes
+
+#: Sub-steps in each of those of the dynamics, for draws: the noise was fitted to the errors of the latter, so that what
+#: coarse steps do wrong again and again would count as evidence.
+FINER = 5
+#: Rounds of edges and paths.
+NUM_ROUNDS = 2
+
+
+class ChaoticDraws(NamedTuple):
+    """Draws of hidden entities that move near the laws: C chains with S draws of paths each, raw units.
+
+    Attributes:
+        path: ``[C, S, B, T, N_hidden, D]``.
+        edge_type: long ``[C, S, B, E]``, hidden entities last.
+        log_joint: of paths and structures, ``[C, S, B]``.
+        accepted: bool ``[C, S, B]``.
+    """
+
+    path: Tensor
+    edge_type: Tensor
+    log_joint: Tensor
+    accepted: Tensor
+
+
+def sample_chaotic(
+    model: SceneModel,
+    scenes: Scenes,
+    target: HiddenTarget,
+    found: Candidates,
+    structure: Tensor | None,
+    stream: Stream,
+    *,
+    num_draws: int,
+) -> ChaoticDraws:
+    """Draw paths of hidden entities and the edges of all.
+
+    Args:
+        model: pair forces between particles; frozen here.
+        scenes: B scenes without their hidden entities.
+        target: of paths that run free, of the same scenes.
+        found: its modes.
+        structure: known structures, long ``[B, E]``, or None.
+        stream: of C chains.
+        num_draws: S.
+    """
+    number = target.likelihood.num_hidden
+    state, tried = _starts(target, found, stream)
+    row = torch.arange(scenes.num_scenes).repeat(len(state))
+    motion = HiddenMotion(model, scenes, number, tried.flatten(0, 1), row=row)
+    path, kept = best_paths(motion, state.flatten(0, 1), scenes.num_scenes)
+    motion = motion[kept]
+    path, density = improve(motion, path)
+    if structure is None:
+        wide = with_hidden(scenes, number)
+        log_prior = model.structure_prior(model.prepare(wide)).log_prob
+        for _ in range(NUM_ROUNDS):
+            other = _most_probable(_edges_given(model, wide, motion, path), stream)
+            row = (other != motion.structure).any(-1).nonzero()[:, 0]
+            if len(row) == 0:
+                break
+            new_path, new = improve(motion.under(other)[row], path[row])
+            gain = new - density[row] + (log_prior(other) - log_prior(motion.structure)).double()[row]
+            row, new_path, new = row[gain > 0], new_path[gain > 0], new[gain > 0]
+            motion = motion.under(motion.structure.index_copy(0, row, other[row]))
+            path, density = path.index_copy(0, row, new_path), density.index_copy(0, row, new)
+    motion = motion.refined(FINER)
+    path, _ = climb(motion, path, num_steps=FINER)
+    drawn = draw_paths(motion, path, stream, num_draws=num_draws)
+    edge_type, log_joint = motion.structure.expand(*drawn.log_density.shape, -1), drawn.log_density
+    if structure is None:
+        posterior = _edges_given(model, wide, motion, path)
+        edge_type = torch.stack([posterior.sample(stream.child("edges"), step) for step in range(num_draws)], 1)
+        each = torch.stack([posterior.log_prob(part) for part in edge_type.unbind(1)], 1)
+        log_joint = log_joint + log_prior(motion.structure).double()
+        log_joint = log_joint + each - posterior.log_prob(motion.structure[None])
+    raw = drawn.path * motion.scale + motion.offset
+    return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted)
+
+
+def _starts(target: HiddenTarget, found: Candidates, stream: Stream) -> tuple[Tensor, Tensor]:
+    """States ``[M, B, N_hidden, D]``, and the structures ``[M, B, E]`` that the first frames make most probable.
+
+    Of the modes, and of the guesses that they were led from: over many frames a path that runs free may leave a good
+    one.
+    """
+    state, into = found.state, found.into_hidden
+    if feels_everything(target.likelihood):
+        guesses = scan(target.likelihood.searched(), stream.one())
+        state, into = torch.cat([state, guesses[0]]), target.rest.project(torch.cat([into, guesses[1]]))
+    first = target.first_frames(max(MIN_WINDOW, round(WINDOWS[0] * target.likelihood.target.shape[1])))
+    table = first.likelihood.table(first.likelihood.path(state, into))
+    return state, structure_from(target.rest.most_likely(table, into), into)
+
+
+def _edges_given(model: SceneModel, wide: Scenes, motion: HiddenMotion, path: Tensor) -> ExactPosterior:
+    """Posterior of the structures of scenes as if paths ``[B, T, N_hidden, D]`` of the hidden were recorded."""
+    hidden = path * motion.scale + motion.offset
+    num_observed = wide.num_entities - hidden.shape[-2]
+    trajectory = torch.cat([wide.trajectory[:, :, :num_observed].double(), hidden], -2)
+    seen = wide.entity_mask[:, None].expand(wide.observation_mask.shape)
+    whole = replace(wide, trajectory=trajectory, observation_mask=seen)
+    return enumerate_posterior(model.likelihood(whole), model.structure_prior(model.prepare(whole)))
+
+
+def _most_probable(posterior: ExactPosterior, stream: Stream) -> Tensor:
+    """The most probable of some draws, long ``[B, E]``."""
+    drawn = torch.cat([posterior.sample(stream.child("most probable"), step) for step in range(8)])  # [C', B, E]
+    best = posterior.log_prob(drawn).argmax(0)
+    return drawn[best, torch.arange(len(best))].long()

@@ -1,0 +1,225 @@
+"""Draws of the paths of hidden entities of which every frame lies near what the laws make of the one before.
+
+A path is found frame by frame: the last one is predicted from the one before, and the last few are led to the data.
+Then all frames are, by least squares whose normal equations are block tridiagonal. Draws are those of a Gibbs sampler:
+Student-t noise is a scale mixture, and given the precisions of all frames the path is nearly normal, so that a draw
+from the normal distribution that is linearised at the mode is nearly always accepted (Carter & Kohn 1994, "On Gibbs
+sampling for state space models", with Metropolis's correction).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_nri.inference.block_tridiagonal import colour, factorise, solve, whiten
+from pyro_nri.inference.gauss_newton import FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING
+from pyro_nri.inference.streams import Stream, normals
+from pyro_nri.model.hidden_motion import HiddenMotion, Linearised
+
+#: Frames that are led to the data together with a new one.
+LAG = 6
+#: Sizes of the noise on the way to that of the data, shares of scaled units, and steps with each and with the last.
+BLUNT, NUM_BLUNT_STEPS, NUM_SHARP_STEPS = (1e-3, 1e-5), 2, 2
+#: Frames after which only some of several starts are followed, and how many.
+PRUNED = ((5, 4), (12, 2))
+#: Steps of all frames together.
+NUM_STEPS = 8
+#: Draws of each chain before the first that counts; after each of the first rounds the proposal is made anew.
+NUM_WARMUP, NUM_ROUNDS = 12, 3
+
+
+def climb(motion: HiddenMotion, path: Tensor, *, num_steps: int) -> tuple[Tensor, Tensor]:
+    """Lead paths ``[R, T, N_hidden, D]`` to nearby modes; also their log density ``[R]``."""
+    density = motion.log_density(path)
+    damping = torch.full_like(density, FIRST_DAMPING)
+    for _ in range(num_steps):
+        near = motion.linearise(path)
+        slope, diagonal, above = _normal_equations(near, near.weight)
+        own = diagonal.diagonal(dim1=-2, dim2=-1)
+        change = solve(factorise(diagonal + torch.diag_embed(damping[:, None, None] * own), above), slope)
+        change = torch.where(change.isfinite(), change, 0.0)
+        tried = path + change.view_as(path)
+        new = motion.log_density(tried)
+        better = new >= density
+        path = torch.where(better[:, None, None, None], tried, path)
+        density = torch.where(better, new, density)
+        damping = torch.where(better, damping / 10, damping * 10).clamp(LEAST_DAMPING, MOST_DAMPING)
+    return path, density
+
+
+def _normal_equations(near: Linearised, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope ``[*batch, R, T, P]`` and blocks ``[*batch, R, T or T - 1, P, P]`` of the precision of a path's change.
+
+    Args:
+        near: R rows.
+        weight: of the residuals, ``[*batch, R, T - 1, N + N_hidden, D]``.
+    """
+    num_hidden = near.path.shape[-2]
+    weighted = near.jacobian * weight[..., None]
+    square = torch.einsum("...ndp,...ndq->...pq", weighted, near.jacobian)
+    slope = torch.einsum("...ndp,...nd->...p", weighted, near.residual)
+    own = weight[..., -num_hidden:, :] * near.scale
+    above = -(weighted[..., -num_hidden:, :, :] * near.scale[:, None]).flatten(-3, -2).mT
+    pad = torch.nn.functional.pad
+    prior = torch.zeros_like(pad(own, (0, 0, 0, 0, 1, 0)).flatten(-2))
+    prior[..., 0, :] = 1.0
+    diagonal = pad(square, (0, 0, 0, 0, 0, 1))
+    diagonal = diagonal + torch.diag_embed(pad((own * near.scale).flatten(-2), (0, 0, 1, 0)) + prior)
+    after = (own * near.residual[..., -num_hidden:, :]).flatten(-2)
+    slope = pad(slope, (0, 0, 0, 1)) - pad(after, (0, 0, 1, 0)) - prior * near.path.flatten(-2)
+    return slope, diagonal, above
+
+
+def _longer(motion: HiddenMotion, path: Tensor, num_frames: int) -> Tensor:
+    """Paths of the first frames ``[R, T', N_hidden, D]``, led to the data frame by frame: ``[R, T, N_hidden, D]``."""
+    while path.shape[1] < num_frames:
+        length = path.shape[1]
+        last = motion.frames(length - 1, length)
+        predicted = last.predict(path[:, -1:])[0][..., -path.shape[2] :, :]
+        predicted = (predicted - motion.offset) / motion.scale
+        path = torch.cat([path, torch.where(predicted.isfinite(), predicted, path[:, -1:])], 1)
+        first = max(0, length + 1 - LAG)
+        window, some = motion.frames(first, length + 1), path[:, first:]
+        for share in BLUNT:
+            some, _ = climb(window.blunted(share), some, num_steps=NUM_BLUNT_STEPS)
+        some, _ = climb(window, some, num_steps=NUM_SHARP_STEPS)
+        path = torch.cat([path[:, :first], some], 1)
+    return path
+
+
+def best_paths(motion: HiddenMotion, start: Tensor, num_scenes: int) -> tuple[Tensor, Tensor]:
+    """Follow several starts of each scene and keep the path that explains most.
+
+    Args:
+        motion: of rows, start by start, ``R = M B``.
+        start: states at frame 0, ``[R, N_hidden, D]``, scaled units.
+        num_scenes: B.
+
+    Returns:
+        Paths ``[B, T, N_hidden, D]`` and which rows they come from, long ``[B]``.
+    """
+    row, path = torch.arange(len(start)), start[:, None]
+    for length, number in (*PRUNED, (motion.num_frames, 1)):
+        part = motion[row].frames(0, min(length, motion.num_frames))
+        path, density = climb(part, _longer(part, path, part.num_frames), num_steps=NUM_STEPS)
+        kept = density.view(-1, num_scenes).argsort(dim=0, descending=True, stable=True)[:number]
+        kept = (kept * num_scenes + torch.arange(num_scenes)).flatten()
+        row, path = row[kept], path[kept]
+    return path, row
+
+
+def improve(motion: HiddenMotion, path: Tensor) -> tuple[Tensor, Tensor]:
+    """Better paths near paths ``[R, T, N_hidden, D]``, and their log density ``[R]``.
+
+    Least squares with robust noise leaves a frame that went wrong where it is, one violent frame among others. Two ways
+    lead out: noise so blunt that it is none, and to follow the path from its last frame back to the first.
+    """
+    turned = motion.turned()
+    path, density = climb(motion, path, num_steps=NUM_STEPS)
+    blunt = path
+    for share in BLUNT:
+        blunt, _ = climb(motion.blunted(share), blunt, num_steps=NUM_BLUNT_STEPS)
+    back = motion.turned_path(_longer(turned, turned.turned_path(path)[:, :1], path.shape[1]))
+    for tried in (blunt, back):
+        other, new = climb(motion, tried, num_steps=NUM_STEPS)
+        path = torch.where((new > density)[:, None, None, None], other, path)
+        density = torch.maximum(new, density)
+    return path, density
+
+
+class SmoothedPaths(NamedTuple):
+    """Draws of paths.
+
+    Attributes:
+        path: ``[C, S, R, T, N_hidden, D]``, scaled units.
+        log_density: of recorded frames and paths, ``[C, S, R]``.
+        accepted: bool ``[C, S, R]``.
+    """
+
+    path: Tensor
+    log_density: Tensor
+    accepted: Tensor
+
+
+def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws: int) -> SmoothedPaths:
+    """Draw paths given structures.
+
+    Args:
+        motion: of R rows.
+        mode: where to start, ``[R, T, N_hidden, D]``, scaled units.
+        stream: of C chains, R keys.
+        num_draws: S.
+    """
+    shape = mode.shape
+    near = motion.linearise(mode)
+    path = mode.expand(stream.num_chains, *shape)
+    residual, context = motion.residual(path)
+    paths, densities, accepts = [], [], []
+    for step in range(NUM_WARMUP + num_draws):
+        if 0 < step < NUM_WARMUP and step % (NUM_WARMUP // NUM_ROUNDS) == 0:
+            # Any state will do for a proposal: that of the best chain, warm-up only.
+            best = motion.log_density(path).argmax(0)
+            near = motion.linearise(path[best, torch.arange(len(best))])
+        size, slots = path[0, 0].numel(), _num_slots(motion, residual)
+        uniform = stream.child("smoothed paths").uniform(step, 2 * size + slots + 1)
+        weight = _mixture_draw(motion, residual, context, uniform[..., 2 * size : -1])
+        # Precisions belong to the scales at the present path; the proposal has those of the path it was made at.
+        slope, diagonal, above = _normal_equations(near, near.unit * weight)
+        factor = factorise(diagonal, above)
+        mean = solve(factor, slope)
+        white = normals(uniform[..., : 2 * size]).view(*mean.shape)
+        proposed = near.path + (mean + colour(factor, white)).view_as(path)
+        new_residual, new_context = motion.residual(proposed)
+        back = whiten(factor, (path - near.path).flatten(-2) - mean)
+        ratio = _log_normal(motion, proposed, new_residual, new_context, weight)
+        ratio = ratio - _log_normal(motion, path, residual, context, weight)
+        ratio = ratio + (white.square().sum((-1, -2)) - back.square().sum((-1, -2))) / 2
+        accept = (uniform[..., -1].log() < ratio) & ~factor.failed
+        chosen = accept[..., None, None, None]
+        path, residual = torch.where(chosen, proposed, path), torch.where(chosen, new_residual, residual)
+        if context is not None and new_context is not None:
+            context = torch.where(chosen, new_context, context)
+        if step >= NUM_WARMUP:
+            paths.append(path)
+            densities.append(motion.log_density_of(path, residual, context))
+            accepts.append(accept)
+    return SmoothedPaths(torch.stack(paths, 1), torch.stack(densities, 1), torch.stack(accepts, 1))
+
+
+def _num_slots(motion: HiddenMotion, residual: Tensor) -> int:
+    """Uniform numbers that :func:`_mixture_draw` needs for each row."""
+    shape = motion.noise.mixture_shape(residual.shape[-1])
+    if shape is None:
+        return 0
+    num_exponentials, is_odd = divmod(round(2 * shape), 2)
+    count = residual[0, 0, ..., 0].numel() * (1 if motion.noise.uses_context else residual.shape[-1])
+    return count * (num_exponentials + 2 * is_odd)
+
+
+def _mixture_draw(motion: HiddenMotion, residual: Tensor, context: Tensor | None, uniform: Tensor) -> Tensor:
+    """Draw precisions given residuals, relative to those of the unit scale, of the residuals' shape."""
+    shape = motion.noise.mixture_shape(residual.shape[-1])
+    if shape is None:
+        return torch.ones_like(residual)
+    num_exponentials, is_odd = divmod(round(2 * shape), 2)
+    together = motion.noise.uses_context
+    wanted = residual.shape[:-1] if together else residual.shape
+    each = uniform.unflatten(-1, (*wanted[2:], -1))
+    gamma = -torch.log1p(-each[..., :num_exponentials]).sum(-1)
+    if is_odd:
+        gamma = gamma + normals(each[..., num_exponentials:]).squeeze(-1).square() / 2
+    mean = motion.noise.precision(residual, context) / motion.noise.precision(torch.zeros_like(residual), context)
+    unit = motion.unit_share(residual.shape[-1])
+    gamma = gamma / shape
+    return mean / unit * (gamma[..., None] if together else gamma)
+
+
+def _log_normal(motion: HiddenMotion, path: Tensor, residual: Tensor, context: Tensor | None, weight: Tensor) -> Tensor:
+    """Log density of residuals and first frame given the relative precisions, up to a constant: ``[*batch, R]``."""
+    precision = motion.unit_precision(residual, context)
+    counts = precision > 0
+    log_scale = torch.where(counts, precision, 1.0).log() / 2
+    total = (log_scale - torch.where(counts, precision * weight * residual.square(), 0.0) / 2).sum((-1, -2, -3))
+    total = total + motion.log_start(path)
+    return torch.where(total.isfinite(), total, torch.full_like(total, -torch.inf))

@@ -1,0 +1,165 @@
+"""Draws of paths near the laws: against closed forms, importance sampling, and charged scenes that run free astray."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_nri.inference.hidden_run import infer_hidden
+from pyro_nri.inference.hidden_smoothing import climb, draw_paths, improve
+from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.learning.checkpoint import load_model
+from pyro_nri.model.hidden_motion import HiddenMotion
+from pyro_nri.model.spec import ModelSpec, build_model
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.scenes import Scenes
+from pyro_nri.scenes.simulate import simulate
+
+MODELS = Path(__file__).parents[2] / "data" / "models"
+
+
+def hide(whole, num_observed):
+    return Scenes.from_arrays(
+        whole.trajectory[:, :, :num_observed], time_step=whole.time_step, scene_names=whole.scene_names
+    )
+
+
+def line_motion(noise, num_frames, scale):
+    """Two recorded springs on a line and a hidden one that pulls on both."""
+    spec = ModelSpec(2, state_names=("x", "vx"), dynamics="pair-forces", noise=noise)
+    model = build_model(spec, torch.Generator().manual_seed(0)).double()
+    laws = model.dynamics.laws
+    laws.low.fill_(math.log(0.02))
+    laws.high.fill_(math.log(20.0))
+    points = laws.points()
+    index, weight = laws.basis(points)
+    basis = torch.zeros(len(points), laws.splines.shape[1]).double().scatter_add(1, index, weight.double())
+    values = torch.stack([0 * points, -0.4 * points**2], -1).double()
+    laws.set_splines(torch.linalg.lstsq(basis, values).solution.T)
+    model.dynamics.num_substeps = 2
+    model.dynamics.time_step.fill_(0.1)
+    model.noise.change_scale.fill_(1.0)
+    model.noise.log_relative_scale.data.fill_(math.log(scale))
+    matrix = torch.zeros(3, 3, dtype=torch.long)
+    matrix[2, 0] = matrix[2, 1] = matrix[0, 2] = 1
+    state = torch.tensor([[[0.0, 0.2], [1.5, -0.3], [0.8, 0.5]]], dtype=torch.float64)
+    frames = [state]
+    for _ in range(num_frames - 1):
+        frames.append(model.dynamics.step(frames[-1], edges.from_matrix(matrix)[None]).detach())
+    recorded = torch.stack(frames, 1)[:, :, :2]
+    scenes = Scenes.from_arrays(recorded, time_step=0.1, state_names=("x", "vx"))
+    motion = HiddenMotion(model, scenes, 1, edges.from_matrix(matrix)[None])
+    return motion, scenes, (torch.stack(frames, 1)[:, :, 2:] - motion.offset) / motion.scale
+
+
+def test_draws_of_linear_motion_have_the_moments_of_the_normal_distribution():
+    motion, scenes, _ = line_motion("normal", 6, 0.05)
+    with torch.no_grad():
+        zero = torch.zeros(1, 6, 1, 2, dtype=torch.float64)
+        mode, _ = climb(motion, zero, num_steps=6)
+        # All numbers of the path at once, by the Hessian of the log density itself.
+        precision = -torch.func.hessian(lambda x: motion.log_density(x.view(1, 6, 1, 2))[0])(mode.flatten())
+        drawn = draw_paths(motion, mode, Stream(0, keys(scenes.scene_names), 50), num_draws=40)
+    covariance = torch.linalg.inv(precision)
+    sd = covariance.diagonal().sqrt()
+    value = drawn.path.flatten(0, 1).flatten(1)  # [2000, 12]
+    assert drawn.accepted.double().mean() > 0.95
+    assert ((value.mean(0) - mode.flatten()).abs() < 4.5 * sd / math.sqrt(2000)).all()
+    torch.testing.assert_close(value.std(0), sd, rtol=4.5 / math.sqrt(4000), atol=0)
+    correlation = torch.corrcoef(value.T)
+    exact = covariance / sd / sd[:, None]
+    assert ((correlation - exact).abs() < 4.5 * (1 - exact.square() + 0.02) / math.sqrt(2000)).all()
+
+
+def test_draws_under_robust_noise_agree_with_importance_sampling():
+    motion, scenes, _ = line_motion("student_t", 2, 0.3)
+    with torch.no_grad():
+        mode, _ = climb(motion, torch.zeros(1, 2, 1, 2, dtype=torch.float64), num_steps=20)
+        drawn = draw_paths(motion, mode, Stream(0, keys(scenes.scene_names), 200), num_draws=40)
+        generator = torch.Generator().manual_seed(0)
+        many = 400_000
+        # The first frame from its prior, the second from Student-t noise about its prediction.
+        first = torch.randn(many, 1, 1, 1, 2, generator=generator, dtype=torch.float64)
+        predicted = motion.frames(0, 1).predict(first)[0][..., 2:, :]
+        spread = torch._standard_gamma(torch.full_like(predicted, 2.0), generator=generator) / 2
+        noise = torch.randn(predicted.shape, generator=generator, dtype=torch.float64) / spread.sqrt()
+        second = predicted + 0.3 * noise
+        path = torch.cat([first, second], -3)  # [many, 1, 2, 1, 2]
+        residual, context = motion.residual(path)
+        seen = motion.noise(torch.zeros_like(residual), context).log_prob(residual)[..., :2].sum((-1, -2))[:, 0]
+    weight = seen.softmax(0)
+    value, exact = drawn.path.flatten(0, 1).flatten(1), path.flatten(1)
+    effective = 1 / float(weight.square().sum())
+    mean = weight @ exact
+    variance = weight @ (exact - mean).square()
+    error = (variance * (1 / effective + 1 / 2000)).sqrt()
+    assert ((value.mean(0) - mean).abs() < 4.5 * error).all()
+    tail = ((exact - mean).abs() > 1.5 * variance.sqrt()).double()
+    share = weight @ tail
+    found = ((value - mean).abs() > 1.5 * variance.sqrt()).double().mean(0)
+    assert ((found - share).abs() < 4.5 * (share * (1 / effective + 1 / 2000)).sqrt()).all()
+
+
+def test_a_frame_that_went_wrong_is_mended_and_good_ones_stay():
+    motion, _, true = line_motion("student_t", 12, 1e-4)
+    with torch.no_grad():
+        good, density = climb(motion, true, num_steps=10)
+        bad = good.clone()
+        bad[:, 0] += 0.3
+        before = motion.log_density(bad)
+        mended, after = improve(motion, bad)
+        same, stays = improve(motion, good)
+    assert float(before) < float(density) - 10
+    torch.testing.assert_close(mended, good, atol=1e-2, rtol=0)
+    assert float(after) > float(density) - 0.1
+    torch.testing.assert_close(same, good, atol=1e-2, rtol=0)
+    assert float(stays) >= float(density)
+
+
+@pytest.fixture(scope="module")
+def charged():
+    """A charge that meets others closely, and one that is taken away."""
+    whole = simulate("charged", 40, num_entities=5, seed=500, num_frames=14)
+    position = whole.trajectory[..., :2]
+    closest = (position[:, :, 4:] - position[:, :, :4]).norm(dim=-1).amin((1, 2))
+    return whole[(closest > 0.15) & (closest < 0.3)][:1]
+
+
+@pytest.mark.slow
+def test_intervals_of_charged_paths_hold_the_truth_after_close_encounters(charged):
+    checkpoint = load_model(MODELS / "charged5.pt")
+    known = torch.as_tensor(checkpoint.alignment).argsort()[charged.edge_type]
+    drawn = infer_hidden(
+        checkpoint.model, hide(charged, 4), 1, structure=known, num_chains=2, num_draws=40, num_warmup=20, seed=0
+    )
+    path = torch.as_tensor(drawn.hidden.path)[:, :, 0]  # [R, B, T, D]
+    true = charged.trajectory[:, :, 4].double()
+    error = ((path.mean(0) - true) / checkpoint.model.score_scale).square().mean((1, 2))
+    low, high = path.quantile(0.05, 0), path.quantile(0.95, 0)
+    inside = ((low <= true) & (true <= high)).double().mean((1, 2))
+    assert error.max() < 1e-6
+    assert inside.mean() > 0.6
+    torch.testing.assert_close(
+        torch.as_tensor(drawn.hidden.state)[..., 0, :].mean((0, 1)), true[:, 0], atol=1e-3, rtol=0
+    )
+    # Under edges that are not those of the data the same path is out of the question.
+    wrong = known.clone()
+    wrong[:, -1] = 1 - wrong[:, -1]
+    recorded = hide(charged, 4)
+    motions = [HiddenMotion(checkpoint.model, recorded, 1, each) for each in (known, wrong)]
+    at = (true[:, :, None] - motions[0].offset) / motions[0].scale
+    with torch.no_grad():
+        right, other = (climb(motion, at, num_steps=8)[1] for motion in motions)
+    assert (right > other + 100).all()
+
+
+def test_draws_of_a_scene_do_not_depend_on_others():
+    motion, _, true = line_motion("student_t", 4, 0.1)
+    with torch.no_grad():
+        every = motion[torch.zeros(2, dtype=torch.long)]
+        stream = Stream(0, keys(["one", "other"]), 3)
+        both = draw_paths(every, true.expand(2, -1, -1, -1), stream, num_draws=3)
+        alone = draw_paths(motion, true, Stream(0, keys(["other"]), 3), num_draws=3)
+    torch.testing.assert_close(both.path[:, :, 1:], alone.path)
+    assert (both.path[:, :, 0] != both.path[:, :, 1]).any()
