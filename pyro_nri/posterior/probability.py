@@ -12,17 +12,40 @@ def indicators(tree: xr.DataTree) -> xr.Dataset:
     """Whether the edge has the type: ``edge_is_type`` (chain, draw, edge, type), int8.
 
     Type codes are labels, so their mean, R-hat and effective sample size mean nothing; those of the indicators do.
-    ArviZ takes the dataset as it is, here for the edges of one scene::
-
-        found = indicators(tree)
-        arviz.summary(found.isel(edge=found.scene == "a"), kind="diagnostics", round_to="none")
+    ArviZ takes the dataset as it is.
 
     Args:
-        tree: a posterior.
+        tree: a posterior; or its file as ArviZ 0.23 reads it.
 
     Returns:
         A dataset whose coordinate ``edge`` reads "scene: sender -> receiver" and whose ``type`` has the types' names.
+
+    Example:
+        >>> import tempfile, arviz as az, torch, xarray as xr
+        >>> from pyro_nri.inference.run import infer
+        >>> from pyro_nri.model.spec import ModelSpec, build_model
+        >>> from pyro_nri.posterior.convert import to_datatree
+        >>> from pyro_nri.posterior.storage import write_posterior
+        >>> from pyro_nri.scenes.simulate import simulate
+        >>> scenes = simulate("springs", 2, num_entities=3, num_frames=5, seed=0)
+        >>> model = build_model(ModelSpec(2), torch.Generator().manual_seed(0))
+        >>> model.fit_scaling(scenes)
+        >>> draws = infer(model, scenes, method="mcmc", num_chains=2, num_draws=100, num_warmup=50, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_posterior(to_datatree(draws, scenes), f"{folder}/posterior.nc")
+        ...     data = az.from_netcdf(f"{folder}/posterior.nc")
+        ...     tree = xr.load_datatree(f"{folder}/posterior.nc", engine="h5netcdf")
+        >>> flags = indicators(data)
+        >>> flags.equals(indicators(tree))
+        True
+        >>> first = flags.isel(edge=flags.scene == "0", type=[1])
+        >>> az.summary(first, kind="diagnostics", round_to="none").index[0]
+        'edge_is_type[0: 0 -> 1, type_1]'
+        >>> az.plot_trace(first.isel(edge=[0])).shape
+        (1, 2)
     """
+    if not isinstance(tree, xr.DataTree):
+        tree = tree.to_datatree()
     posterior, constant = group(tree, "posterior"), group(tree, "constant_data")
     names = constant["type"].values
     edge_type = posterior["edge_type"].values

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+import scoringrules
 from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, f1_score, log_loss, roc_auc_score
 
 from pyro_nri.posterior.rollout_errors import rollout_errors, rollout_scores
@@ -40,6 +41,18 @@ def test_scores_agree_with_scikit_learn(num_types):
         precision = average_precision_score(is_type, probability[:, k])
         assert value(found, f"average_precision_type_{k}") == pytest.approx(precision)
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize("num_types", [2, 3])
+def test_scores_agree_with_scoringrules(num_types):
+    """Its scores are of one event each: Brier adds up over types, the log score is that of what happened."""
+    probability, truth, scene = calibrated(num_types, seed=1)
+    found = score_edges(probability, truth, scene, alignment=range(num_types))
+    flags = np.eye(num_types)[truth]
+    brier = scoringrules.brier_score(flags, probability).sum(1).mean()
+    assert value(found, "brier") == pytest.approx(brier)
+    happened = probability[np.arange(len(truth)), truth]
+    assert value(found, "log_score") == pytest.approx(-scoringrules.log_score(np.ones(len(truth)), happened).mean())
 
 
 def slow_calibration_error(confidence, hit):
