@@ -32,7 +32,7 @@ def states_frame(tree: xr.DataTree) -> pd.DataFrame:
     Returns:
         Column ``scene``, and of hidden entities ``hidden_r_hat_max`` and ``hidden_ess_min``, of recorded ones
         ``recorded_r_hat_max`` and ``recorded_ess_min``, where the posterior has any: NaN for scenes without, R-hat
-        infinite where chains stay at states of their own.
+        infinite where chains stay at states of their own; effective sample size 0 where no chain ever moved.
     """
     frame = pd.DataFrame({"scene": group(tree, "sample_stats")["scene"].values})
     for name, place, variable in (("hidden", HIDDEN, "hidden_state"), ("recorded", GROUP, "initial_state")):
@@ -42,8 +42,9 @@ def states_frame(tree: xr.DataTree) -> pd.DataFrame:
         state = state.reshape(*state.shape[:3], -1)  # [C, S, G, quantities]
         known = np.isfinite(state).all((0, 1))
         found = quantity_diagnostics(np.where(known, state, 0.0))
+        stuck = known & (state == state[:1, :1]).all((0, 1)) & (state.shape[0] * state.shape[1] > 1)
         frame[f"{name}_r_hat_max"] = _worst(np.where(known, found.r_hat, np.nan), np.fmax)
-        frame[f"{name}_ess_min"] = _worst(np.where(known, found.ess, np.nan), np.fmin)
+        frame[f"{name}_ess_min"] = _worst(np.where(known, np.where(stuck, 0.0, found.ess), np.nan), np.fmin)
     return frame
 
 

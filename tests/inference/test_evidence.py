@@ -139,5 +139,7 @@ def test_a_density_is_required_in_words():
     density, composite = noise_table(), noise_table()
     composite.is_density = False
     require_density(density, "the number of types")
-    with pytest.raises(ValueError, match="the number of types needs a density of the frames, and this likelihood is none"):
+    with pytest.raises(
+        ValueError, match="the number of types needs a density of the frames, and this likelihood is none"
+    ):
         require_density(composite, "the number of types")

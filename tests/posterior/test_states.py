@@ -3,6 +3,7 @@
 import arviz as az
 import numpy as np
 import pytest
+import xarray as xr
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, RecordedDraws
 from pyro_nri.posterior.convergence import check
@@ -91,6 +92,20 @@ def test_constant_states_of_different_chains_are_told():
     state.values[:, :, 1] = state.values[:, :1, 1]
     found = check(tree)
     assert "the largest R-hat is inf, above 1.05" in " ".join(found.problems)
+
+
+def test_states_that_never_moved_are_told():
+    """All chains at one place, as where no proposal is accepted: nothing disagrees, and nothing was sampled."""
+    tree = posterior(num_hidden=1)
+    hidden = tree["hidden_posterior"].to_dataset()
+    state = hidden["hidden_state"].copy()
+    state.loc[{"scene": "a"}] = state.loc[{"scene": "a"}].isel(chain=0, draw=0).drop_vars(["chain", "draw"])
+    tree["hidden_posterior"] = xr.DataTree(hidden.assign(hidden_state=state))
+    frame = states_frame(tree).set_index("scene")
+    assert frame.loc["a", "hidden_ess_min"] == 0
+    assert frame.loc["b", "hidden_ess_min"] > 300
+    assert any("effective sample sizes below" in problem for problem in check(tree).problems)
+    assert not any("effective sample sizes below" in problem for problem in check(posterior(num_hidden=1)).problems)
 
 
 def test_slow_chains_are_told():
