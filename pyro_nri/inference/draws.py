@@ -106,7 +106,8 @@ class Draws:
 
     Attributes:
         edge_type: int8 ``[C, S, G, E]``, 0 where an end of the edge is padding.
-        log_joint: log joint density of each draw, float64 ``[C, S, G]``.
+        log_joint: log of prior and likelihood of each draw, float64 ``[C, S, G]``; the likelihood may be a composite
+            one, or a density raised to the power to which it is believed.
         accepted: whether the step that led to the draw changed the structure, bool ``[C, S, G]``.
         proposed: whether that step proposed a change at all, bool ``[C, S, G]``; never, where draws are independent.
         move_kind: number into ``move_names`` of the step's move, int8 ``[S]``; for thinned draws, of the last step.
@@ -122,7 +123,8 @@ class Draws:
         receiver_probability: exact probability of each code of each receiver's incoming types, float64
             ``[G, N, K ** (N - 1)]``, where receivers are independent and have few codes, else None.
         prior: the prior of the structures, or None where it is not known.
-        log_marginal: log marginal likelihood, float64 ``[G]``: exact, or estimated by parallel tempering, else None.
+        log_marginal: log marginal likelihood, of the same likelihood, float64 ``[G]``: exact, or estimated by parallel
+            tempering, else None.
         log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
             None.
         replicas: what parallel tempering needs to go on, or None.

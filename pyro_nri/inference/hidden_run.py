@@ -119,6 +119,8 @@ def _resumed(
 ) -> Draws:
     if draws.hidden is None:
         raise ValueError("resume is of a run without hidden entities")
+    if draws.recorded is not None:
+        raise ValueError("resume is of a run that took the recorded states for noisy")
     for name, found, wanted in (
         ("structures", draws.group_names, scenes.group_names[: len(draws.group_names)]),
         ("num_hidden", draws.hidden.numbers, numbers),

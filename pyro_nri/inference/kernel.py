@@ -27,6 +27,7 @@ class StructureKernel(MCMCKernel):
         num_chains: C.
         proposal: as for :func:`~pyro_nri.inference.run.infer`.
         encoder: the learned proposal.
+        likelihood: as for :func:`~pyro_nri.inference.run.infer`; "forward" for the posterior of the program as it is.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
         start_temperature: temperature of the first warm-up step.
         seed: fixes all random numbers.
@@ -49,6 +50,7 @@ class StructureKernel(MCMCKernel):
         num_chains: int = 4,
         proposal: str = "auto",
         encoder: Encoder | None = None,
+        likelihood: str = "auto",
         cache: str = "auto",
         start_temperature: float = 1000.0,
         seed: int,
@@ -57,6 +59,7 @@ class StructureKernel(MCMCKernel):
         self.num_chains = num_chains
         self.proposal = proposal
         self.encoder = encoder
+        self.likelihood = likelihood
         self.cache = cache
         self.start_temperature = start_temperature
         self.seed = seed
@@ -73,7 +76,7 @@ class StructureKernel(MCMCKernel):
         """Prepare the likelihood of the scenes and reset every counter; called by ``MCMC`` before each chain."""
         self.model.prior.check_closed()
         with torch.no_grad():
-            likelihood = self.model.likelihood(scenes, cache=self.cache)
+            likelihood = self.model.likelihood(scenes, kind=self.likelihood, cache=self.cache)
             scenes = self.model.prepare(scenes)
             prior = self.model.structure_prior(scenes)
         encoder = self.encoder

@@ -36,6 +36,8 @@ LEFT_BEHIND = 30.0
 NUM_PATHS = 100
 #: Frames that a path needs to say anything.
 MIN_FRAMES = 5
+#: Standard deviations of the measurement that can be squared, and their inverses.
+LEAST_NOISE, MOST_NOISE = 1e-100, 1e100
 
 
 def infer_noisy(
@@ -112,13 +114,22 @@ def infer_noisy(
 def noise_scale(measurement_noise: float | Sequence[float], num_states: int) -> Tensor:
     """Standard deviations of the measurement of each state variable, float64 ``[D]``.
 
+    Args:
+        measurement_noise: one for all state variables or one for each, raw units.
+        num_states: D.
+
     Raises:
-        ValueError: they are not positive and finite, or neither one nor D of them.
+        ValueError: they are out of range, or neither one nor D of them.
     """
     given = [measurement_noise] if isinstance(measurement_noise, int | float) else list(measurement_noise)
     for value in given:
         if not 0 < value < math.inf:
             raise ValueError(f"measurement_noise must be a positive standard deviation, found {value:g}")
+        if not LEAST_NOISE <= value <= MOST_NOISE:
+            raise ValueError(
+                f"measurement_noise must be from {LEAST_NOISE:g} to {MOST_NOISE:g}, found {value:g}: beyond, its "
+                f"square is no number"
+            )
     if len(given) not in (1, num_states):
         raise ValueError(
             f"measurement_noise must be one number or one for each of {num_states} state variables, found {len(given)}"
@@ -127,7 +138,13 @@ def noise_scale(measurement_noise: float | Sequence[float], num_states: int) -> 
 
 
 def noisy_model(model: SceneModel, scale: Tensor, num_hidden: int) -> NoisyModel:
-    """The noisy program of a model, with as few sub-steps of a frame as its forces need."""
+    """The noisy program of a model, with as few sub-steps of a frame as its forces need.
+
+    Args:
+        model: trained pair forces.
+        scale: standard deviations of the measurement, raw units, ``[D]``.
+        num_hidden: entities without data.
+    """
     dynamics, *_ = model.impulse_parts
     return with_measurement_noise(model, scale, num_hidden=num_hidden, num_substeps=STEPS[int(is_stiff(dynamics))])
 

@@ -37,7 +37,8 @@ def fit_power(model: SceneModel, scenes: Scenes) -> None:
         scenes: training scenes, raw units.
     """
     power = model.density_power
-    if power is None or model.horizon > 1 or num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
+    factorises = model.horizon == 1 and model.dynamics.num_substeps == 1 and model.num_hidden == 0
+    if power is None or not factorises or num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
         return
     power.weight.zero_()
     some = scenes[: min(scenes.num_scenes, MAX_SCENES)]

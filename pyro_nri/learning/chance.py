@@ -42,9 +42,10 @@ def fit_chance(model: SceneModel, scenes: Scenes, *, seed: int) -> dict[str, flo
 
     Returns:
         Shares of receivers that are explained as well by "strangers", and in another "order"; what cannot be asked is
-        missing: strangers where there are hardly more scenes than entities. The larger share counts.
+        missing: strangers where there are hardly more scenes than entities, another order of phases, whose laws give
+        the velocity in each frame by itself. The larger share counts.
     """
-    _, _, power = model.impulse_parts
+    dynamics, _, power = model.impulse_parts
     power.chance.zero_()
     some = scenes[: min(scenes.num_scenes, MAX_SCENES)]
     if num_codes(model.num_edge_types, some.num_entities) > MAX_CODES:
@@ -57,7 +58,7 @@ def fit_chance(model: SceneModel, scenes: Scenes, *, seed: int) -> dict[str, flo
         if size >= some.num_entities and len(shifts) > NUM_SPREAD:
             moved = [explanations(model, among_strangers(some, shift)) for shift in shifts]
             found["strangers"] = [_entities_moved(each, -shift) for each, shift in zip(moved, shifts, strict=True)]
-        if some.num_frames > 2:
+        if some.num_frames > 2 and not dynamics.circular:
             random = generator(seed, "chance")
             found["order"] = [explanations(model, in_another_order(some, random)) for _ in range(number)]
     for name, others in found.items():

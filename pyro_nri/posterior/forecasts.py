@@ -96,7 +96,8 @@ def psis_loo(
 
     Args:
         model: the model that the posterior was inferred with.
-        tree: the posterior.
+        tree: the posterior, inferred with ``likelihood="forward"``: the weights take each window out of it to the power
+            1, and others have windows in them as far as they are believed, or impulses.
         scenes: the scenes and frames that it is of; by default those that it holds.
         over: "windows". Leaving whole scenes out is refused.
         num_transitions: transitions in a window.

@@ -30,13 +30,13 @@ def compare_priors(
     """Exact log marginal likelihoods of priors of structures, under the same frozen modules and noise.
 
     Structures are summed over by enumeration. Modules, noise and likelihood are the same in every row, so the composite
-    likelihood of pair forces may answer too. No prior may use more of the data than the others: weights that the model
-    learned under its own prior play no part, types are equally likely, or "independent" and "symmetric" each get the
-    K - 1 weights that suit them best on ``table_scenes``; "sparse" integrates its density out and "charges" has equally
-    likely labels, so neither has weights. The table of "charges" is the model's own if that has one, else the likeliest
-    one on ``table_scenes``. Without ``table_scenes`` both choices are made on the scored scenes and the note says so: a
-    table chosen there beats the average over the J tables by at most log J in all, fitted weights cost about half a
-    nat each.
+    likelihood of pair forces may answer too, and a density as far as it is believed; the note says so. No prior may use
+    more of the data than the others: weights that the model learned under its own prior play no part, types are equally
+    likely, or "independent" and "symmetric" each get the K - 1 weights that suit them best on ``table_scenes``;
+    "sparse" integrates its density out and "charges" has equally likely labels, so neither has weights. The table of
+    "charges" is the model's own if that has one, else the likeliest one on ``table_scenes``. Without ``table_scenes``
+    both choices are made on the scored scenes and the note says so: a table chosen there beats the average over the J
+    tables by at most log J in all, fitted weights cost about half a nat each.
 
     Args:
         model: trained model.

@@ -6,9 +6,11 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from pyro_nri.inference.draws import RecordedDraws
 from pyro_nri.inference.hidden import HiddenTarget, sample, search
 from pyro_nri.inference.hidden_edges import make_rest
 from pyro_nri.inference.hidden_run import infer_hidden
@@ -174,6 +176,9 @@ def test_a_run_goes_on_where_it_was_interrupted(springs, whole, found):
         infer_hidden(springs, hide(whole, 5), 1, resume=part, **options | {"seed": 1})
     with pytest.raises(ValueError, match="without hidden entities"):
         infer_hidden(springs, hide(whole, 5), 1, resume=dataclasses.replace(part, hidden=None), **options)
+    noisy = dataclasses.replace(part, recorded=RecordedDraws(np.zeros((2, 60, 2, 5, 4)), np.full(4, 0.1)))
+    with pytest.raises(ValueError, match="took the recorded states for noisy"):
+        infer_hidden(springs, hide(whole, 5), 1, resume=noisy, **options)
 
 
 def test_bad_input_is_named(springs, whole):

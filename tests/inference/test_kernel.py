@@ -40,6 +40,21 @@ def test_same_draws_as_infer(make_model, make_scenes, make_encoder, prior, num_w
     assert diagnostics["acceptance_rate"] == pytest.approx(draws.accepted.sum() / draws.proposed.sum())
 
 
+@pytest.mark.parametrize("likelihood", ["auto", "forward"])
+def test_the_density_of_the_program_or_as_far_as_it_is_believed(make_model, make_scenes, likelihood):
+    model, scenes = make_model(), make_scenes()
+    model.density_power.weight.copy_(torch.tensor([-1.0, -0.2]))
+    both = {"likelihood": likelihood, "num_chains": 2, "seed": 3}
+    mcmc = run(StructureKernel(model, **both), scenes)
+    samples, found = mcmc.get_samples()["edge_type"], mcmc.kernel.diagnostics()["log_joint"]
+    draws = infer(model, scenes, method="mcmc", num_draws=12, num_warmup=0, **both)
+    assert np.array_equal(found.swapaxes(0, 1), draws.log_joint)
+    with torch.no_grad():
+        program = torch.stack([model.log_joint(scenes, structure) for structure in samples])
+    agrees = torch.isclose(found, program, rtol=1e-4, atol=1e-2)
+    assert bool(agrees.all() if likelihood == "forward" else not agrees.any())
+
+
 def test_longer_horizons(make_model, make_scenes):
     model, scenes = make_model(horizon=3), make_scenes(groups=["a", "b", "a"])
     samples = run(StructureKernel(model, num_chains=2, seed=0), scenes, 6, 4).get_samples()["edge_type"]

@@ -150,6 +150,8 @@ def message_passing():
     [
         (0.0, 0, None, "measurement_noise must be a positive standard deviation, found 0"),
         (float("nan"), 0, None, "measurement_noise must be a positive standard deviation, found nan"),
+        (1e-200, 0, None, "measurement_noise must be from 1e-100 to 1e\\+100, found 1e-200"),
+        (1e200, 0, None, "measurement_noise must be from 1e-100 to 1e\\+100, found 1e\\+200"),
         ((0.1, 0.2), 0, None, "measurement_noise must be one number or one for each of 4 state variables, found 2"),
         (NOISE, 3, None, "num_hidden must be 0, 1 or 2 for recordings with measurement noise, found 3"),
         (NOISE, "auto", None, "num_hidden must be 0, 1 or 2"),

@@ -126,6 +126,10 @@ def test_what_is_left_alone(trained, monkeypatch):
     long = build_model(ModelSpec(2, horizon=3), torch.Generator().manual_seed(0))
     fit_power(long, scenes)
     assert long.density_power.is_one
+    rounds = build_model(ModelSpec(2), torch.Generator().manual_seed(0))
+    rounds.dynamics.num_substeps = 2  # what an entity does depends on the senders of its senders
+    fit_power(rounds, scenes)
+    assert rounds.density_power.is_one
     pair = build_model(ModelSpec(2, dynamics="pair-forces"), torch.Generator().manual_seed(0))
     assert pair.density_power is None
     fit_power(pair, scenes)

@@ -186,6 +186,21 @@ def test_what_cannot_be_asked(springs, monkeypatch):
     assert model.impulse_power.chance.tolist() == [0, 0, 0]
 
 
+def test_phases_are_not_put_in_another_order():
+    """A velocity of phases follows from the phases of its own frame: in any order, and it means something."""
+    scenes = simulate("kuramoto", 8, num_entities=3, num_frames=20, seed=0)
+    model = build_model(ModelSpec(2, scenes.state_names, dynamics="pair-forces"), torch.Generator().manual_seed(0))
+    model.fit_scaling(scenes)
+    fit_laws(model, scenes, structure=scenes.edge_type, seed=0)
+    disorder = in_another_order(scenes, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own, others = explanations(model, scenes), explanations(model, disorder)
+    assert float((others.median() - own.median()).abs()) < 0.2 * float(own.median().abs())
+    found = fit_chance(model, scenes, seed=0)
+    assert set(found) == {"strangers"}
+    assert found["strangers"] < 0.1
+
+
 def test_receivers_without_sender_or_frame_are_left_out(springs):
     model, scenes = springs
     observed = scenes.observation_mask.clone()
