@@ -158,7 +158,8 @@ def chance_curve(own: Tensor, others: Tensor) -> Tensor:
     with torch.enable_grad():
         optimizer.step(closure)
     intercept, slope = free.detach()[0], -torch.nn.functional.softplus(free.detach()[1]) / scale
-    return torch.stack([share_of_chance(own, others), intercept - slope * centre, slope])
+    curve = torch.stack([share_of_chance(own, others), intercept - slope * centre, slope])
+    return curve if curve.isfinite().all() else torch.zeros_like(curve)
 
 
 def share_of_chance(own: Tensor, others: Tensor) -> Tensor:

@@ -17,11 +17,20 @@ class DirectLikelihood(AbstractLikelihood):
         trajectory: from B scenes and structures ``[C, B, E]`` to the distribution of their trajectories, frozen.
         scenes: prepared scenes.
         num_edge_types: K.
+        power: to which each receiver's likelihood is raised, ``[B, N]``; by default it stays a density.
     """
 
     is_cached = False
 
-    def __init__(self, trajectory: Callable[[Scenes, Tensor], Trajectory], scenes: Scenes, num_edge_types: int) -> None:
+    def __init__(
+        self,
+        trajectory: Callable[[Scenes, Tensor], Trajectory],
+        scenes: Scenes,
+        num_edge_types: int,
+        power: Tensor | None = None,
+    ) -> None:
+        self.is_density = power is None
+        self.power = power
         self.trajectory = trajectory
         self.scenes = scenes
         self.num_edge_types = num_edge_types
@@ -43,6 +52,8 @@ class DirectLikelihood(AbstractLikelihood):
                 recordings = scenes[scene.cpu()]
                 trajectory = self.trajectory(recordings, structure.long()[chain, group[scene]])
                 value = trajectory.log_prob_entities(recordings.trajectory[:, 1:]).double()
+                if self.power is not None:
+                    value = value * self.power[scene]
                 terms.index_put_((chain, group[scene]), value, accumulate=True)
         return terms
 
@@ -61,5 +72,7 @@ class DirectLikelihood(AbstractLikelihood):
                 for chains in torch.arange(len(each)).split(num_chains):
                     trajectory = self.trajectory(part, each[chains, some])
                     terms[chains, some] = trajectory.log_prob_entities(part.trajectory[:, 1:])
+        if self.power is not None:
+            terms = terms * self.power
         total = terms.new_zeros(len(each), scenes.num_groups, scenes.num_entities)
         return total.index_add(1, group, terms)

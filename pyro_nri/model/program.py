@@ -306,7 +306,7 @@ class SceneModel(PyroModule):
             kind: "forward", the density of the program; "impulse", the composite likelihood of pair forces; or
                 "auto": for a horizon of 1 impulse where it exists, else the density as far as it is believed.
             cache: "table" (all codes of all receivers), "messages" (all messages), "none" (evaluate the program each
-                time; any horizon, always the forward density), or "auto": the first that applies.
+                time; any horizon, no impulses), or "auto": the first that applies.
 
         Raises:
             ValueError: a likelihood or a cache is asked for that the model does not admit.
@@ -340,14 +340,14 @@ class SceneModel(PyroModule):
                 f"cache must be 'none' for horizon {self.horizon} and {self.dynamics.num_substeps} sub-steps: only one "
                 f"step factorises over receivers"
             )
-        if cache == "none":
-            return DirectLikelihood(self.trajectory, prepared, self.num_edge_types)
-        context = None
-        if self.noise.uses_context:
-            context = self.geometry(prepared.trajectory[:, :-1], prepared.edge_mask[:, None])
         power = None
         if kind == "auto" and self.density_power is not None and not self.density_power.is_one:
             power = self.density_power(prepared.transition_mask)
+        if cache == "none":
+            return DirectLikelihood(self.trajectory, prepared, self.num_edge_types, power)
+        context = None
+        if self.noise.uses_context:
+            context = self.geometry(prepared.trajectory[:, :-1], prepared.edge_mask[:, None])
         make = receiver_table if cache == "table" else message_cache
         return make(self.dynamics, self.noise, prepared, context, power)
 

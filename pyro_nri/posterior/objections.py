@@ -44,7 +44,7 @@ def _chance(members: list[Checkpoint]) -> list[str]:
     worst = {name: max(each.get(name, 0.0) for each in found) for name in CHANCE}
     return [
         f"{CHANCE[name]} would explain the motion of {share:.0%} of the receivers of the training scenes as well: "
-        f"what the laws find there means nothing, and the probabilities of such edges are left at the prior's"
+        f"what the laws find there means nothing"
         for name, share in worst.items()
         if share >= MAX_CHANCE
     ]

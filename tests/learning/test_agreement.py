@@ -36,7 +36,7 @@ def test_a_power_by_hand():
     assert power_of_frames(torch.tensor([0]), power.weight.double()).isfinite().all()
 
 
-@pytest.mark.parametrize("cache", ["table", "messages"])
+@pytest.mark.parametrize("cache", ["table", "messages", "none"])
 def test_likelihoods_are_raised_to_it_and_are_no_density_any_more(trained, cache):
     checkpoint, scenes = trained
     model, some = checkpoint.model, scenes[:5]
@@ -49,6 +49,11 @@ def test_likelihoods_are_raised_to_it_and_are_no_density_any_more(trained, cache
     power = model.density_power(model.prepare(some).transition_mask)
     expected = power * density.receiver_terms(structure)
     torch.testing.assert_close(believed.receiver_terms(structure), expected, rtol=1e-5, atol=1e-3)
+    first = (structure[:1], believed.receiver_terms(structure[:1]))
+    other = structure[:1].clone()
+    other[0, 2] = structure[1, 2]
+    moved = believed.receiver_terms(other, first)
+    torch.testing.assert_close(moved, believed.receiver_terms(other), rtol=1e-5, atol=1e-3)
     with torch.no_grad():  # the program itself is the density
         torch.testing.assert_close(
             density.log_likelihood(structure), model.log_likelihood(some, structure), rtol=1e-4, atol=1e-2
