@@ -128,7 +128,7 @@ def draw_scene(ax: Axes, row: pd.Series, scene: Scenes) -> None:
         ax.plot(*position[:, n].T, "-", color=COLOURS[n], linewidth=1, alpha=0.8, zorder=1)
         face = COLOURS[n] if like[n] else "white"
         ax.plot(*position[-1, n], "o", color=COLOURS[n], markerfacecolor=face, markersize=8, zorder=3)
-    drawn = [*position.reshape(-1, 2)]  # points that a name must not cover
+    drawn = [*position.reshape(-1, 2)]  # what a name must not cover
     for entry in row["wrong_edges"].split():
         sender, receiver = (position[-1, int(n)] for n in entry.split(":")[0].split(">"))
         style = {"arrowstyle": "-|>", "linestyle": (0, (4, 2)), "color": "black", "linewidth": 1, "shrinkB": 5}
@@ -137,8 +137,8 @@ def draw_scene(ax: Axes, row: pd.Series, scene: Scenes) -> None:
     near = np.hypot(*(position[-1][:, None] - position[-1]).T) < 0.6
     for group in sorted({tuple(np.flatnonzero(row)) for row in near}):  # one name for those that lie upon each other
         place = free_place(position[-1, list(group)].mean(0), np.array(drawn))
-        style = {"fontsize": 9, "color": INK, "zorder": 4, "path_effects": [withStroke(linewidth=2.5, foreground="w")]}
-        ax.text(*place, ", ".join(map(str, group)), ha="center", va="center", **style)
+        style = {"ha": "center", "va": "center", "path_effects": [withStroke(linewidth=2.5, foreground="w")]}
+        ax.text(*place, ", ".join(map(str, group)), fontsize=9, color=INK, **style)
         drawn += [place]
     sure = [100 * float(entry.split(":")[1]) for entry in row["wrong_edges"].split()]
     title = f"scene {row['scene']}: {row['orbit_pair'].replace('-', ' and ')} orbit in {row['orbit_frames']:.2g} frames"
@@ -151,10 +151,9 @@ def draw_scene(ax: Axes, row: pd.Series, scene: Scenes) -> None:
 def free_place(centre: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """Of the places around a point ``[2]``, within the picture, the farthest from what is drawn, ``[P, 2]``."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    around = np.concatenate([centre + r * np.stack([np.cos(angle), np.sin(angle)], 1) for r in (0.8, 1.0)])
+    around = centre + np.stack([np.cos(angle), np.sin(angle)], 1)
     around = around[(np.abs(around) < 5.1).all(1)]
-    distance = np.hypot(*(around[:, None] - drawn).T).min(0)  # over P
-    return around[distance.argmax()]
+    return around[np.hypot(*(around[:, None] - drawn).T).min(0).argmax()]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -180,12 +179,9 @@ def main(argv: list[str] | None = None) -> None:
     table = read_frame(path)
     with written_beside(path.with_suffix(".png")) as beside:
         draw(table, test).savefig(beside, dpi=150)
-    wrong = table[table["num_wrong"] > 0]
-    print(wrong.head(20).round(3).to_string(index=False))
+    print((wrong := table[table["num_wrong"] > 0]).head(20).round(3).to_string(index=False))
     sure = np.average(wrong["mean_confidence"], weights=wrong["num_wrong"]) if len(wrong) else np.nan
-    orbits = [
-        table["orbit_frames"][is_wrong].median() for is_wrong in (table["num_wrong"] > 0, table["num_wrong"] == 0)
-    ]
+    orbits = [table["orbit_frames"][has].median() for has in (table["num_wrong"] > 0, table["num_wrong"] == 0)]
     print(f"{len(wrong)} of {len(table)} scenes have wrong edges, of mean probability {sure:.3f}; median time of the")
     print(f"fastest orbit: {orbits[0]:.2g} frames there, {orbits[1]:.2g} in the other scenes")
 
