@@ -53,6 +53,7 @@ ORDER: dict[str, Sequence[str]] = {
         *[
             "streams",
             "draws",
+            "scene_chunks",
             "exact",
             "incoming",
             "encoder",

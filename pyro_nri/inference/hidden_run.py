@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, concatenate_draws
+from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.hidden import Candidates, HiddenTarget, sample, search
 from pyro_nri.inference.hidden_chaotic import sample_chaotic
 from pyro_nri.inference.hidden_edges import make_rest
+from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import HiddenLikelihood
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
@@ -83,54 +83,29 @@ def infer_hidden(
             is of another run.
     """
     numbers = _checked(model, scenes, num_hidden, structure)
-    for name, value, least in (
-        ("num_chains", num_chains, 1),
-        ("num_draws", num_draws, 1),
-        ("num_warmup", num_warmup, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, found {value}")
-    parts = [] if resume is None else [_resumed(resume, scenes, numbers, num_chains, num_draws, seed)]
-    first = sum(len(part.group_names) for part in parts)
-    bar = tqdm(total=scenes.num_scenes, initial=first, disable=not show_progress, desc="infer", unit="scene")
-    try:
-        for start in range(first, scenes.num_scenes, CHUNK_SCENES):
-            some = slice(start, start + CHUNK_SCENES)
-            part, known = scenes[some], None if structure is None else structure[some]
-            stream = Stream(seed, keys(part.group_names), num_chains)
-            with torch.no_grad():
-                runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
-                _follow(runs, numbers, model, part, known, stream)
-            parts.append(_most_probable(runs, numbers, part, model.structure_prior(model.prepare(part)), seed))
-            bar.update(part.num_scenes)
-            if on_chunk is not None:
-                on_chunk(replace(concatenate_draws(parts), complete=start + part.num_scenes == scenes.num_scenes))
-    except KeyboardInterrupt:
-        if not parts:
-            raise
-        return replace(concatenate_draws(parts), complete=False)
-    finally:
-        bar.close()
-    return replace(concatenate_draws(parts), complete=True)
+    check_counts(num_chains, num_draws, num_warmup)
+    if resume is not None:
+        _check_resumed(resume, scenes, numbers, num_chains, num_draws, seed)
+
+    def run(some: slice, tick: Callable[[float], None]) -> Draws:
+        part, known = scenes[some], None if structure is None else structure[some]
+        stream = Stream(seed, keys(part.group_names), num_chains)
+        with torch.no_grad():
+            runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
+            _follow(runs, numbers, model, part, known, stream)
+        return _most_probable(runs, numbers, part, model.structure_prior(model.prepare(part)), seed)
+
+    return run_chunks(scenes, CHUNK_SCENES, run, resume=resume, on_chunk=on_chunk, show_progress=show_progress)
 
 
-def _resumed(
+def _check_resumed(
     draws: Draws, scenes: Scenes, numbers: tuple[int, ...], num_chains: int, num_draws: int, seed: int
-) -> Draws:
+) -> None:
     if draws.hidden is None:
         raise ValueError("resume is of a run without hidden entities")
     if draws.recorded is not None:
         raise ValueError("resume is of a run that took the recorded states for noisy")
-    for name, found, wanted in (
-        ("structures", draws.group_names, scenes.group_names[: len(draws.group_names)]),
-        ("num_hidden", draws.hidden.numbers, numbers),
-        ("num_chains", draws.edge_type.shape[0], num_chains),
-        ("num_draws", draws.edge_type.shape[1], num_draws),
-        ("seed", draws.seed, seed),
-    ):
-        if found != wanted:
-            raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
-    return draws
+    check_resumed(draws, scenes, {"num_hidden": (draws.hidden.numbers, numbers)}, num_chains, num_draws, seed)
 
 
 def _checked(model: SceneModel, scenes: Scenes, num_hidden: int | str, structure: Tensor | None) -> tuple[int, ...]:

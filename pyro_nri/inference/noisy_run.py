@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, RecordedDraws, concatenate_draws
+from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, RecordedDraws
 from pyro_nri.inference.noisy_guess import guess
 from pyro_nri.inference.noisy_joint import Fits, State, init, search, step
 from pyro_nri.inference.proposals import make_proposal
+from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import STEPS, is_stiff
 from pyro_nri.model.noisy import NoisyModel, with_measurement_noise
@@ -85,30 +85,14 @@ def infer_noisy(
             is of another run.
     """
     scale = _checked(model, scenes, measurement_noise, num_hidden)
-    counts = (("num_chains", num_chains, 1), ("num_draws", num_draws, 1), ("num_warmup", num_warmup, 0))
-    for name, value, least in counts:
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, found {value}")
-    parts = [] if resume is None else [_resumed(resume, scenes, scale, num_hidden, num_chains, num_draws, seed)]
-    first = sum(len(part.group_names) for part in parts)
-    bar = tqdm(total=scenes.num_scenes, initial=first, disable=not show_progress, desc="infer", unit="scene")
-    try:
-        for start in range(first, scenes.num_scenes, CHUNK_SCENES):
-            some = scenes[start : start + CHUNK_SCENES]
+    check_counts(num_chains, num_draws, num_warmup)
+    if resume is not None:
+        _check_resumed(resume, scenes, scale, num_hidden, num_chains, num_draws, seed)
 
-            def tick(share: float, done: int = start - first, size: int = some.num_scenes) -> None:
-                bar.update(round(done + share * size, 2) - (bar.n - first))
+    def run(some: slice, tick: Callable[[float], None]) -> Draws:
+        return _run(model, scenes[some], scale, num_hidden, seed, num_chains, num_draws, num_warmup, tick)
 
-            parts.append(_run(model, some, scale, num_hidden, seed, num_chains, num_draws, num_warmup, tick))
-            if on_chunk is not None:
-                on_chunk(replace(concatenate_draws(parts), complete=start + some.num_scenes == scenes.num_scenes))
-    except KeyboardInterrupt:
-        if not parts:
-            raise
-        return replace(concatenate_draws(parts), complete=False)
-    finally:
-        bar.close()
-    return replace(concatenate_draws(parts), complete=True)
+    return run_chunks(scenes, CHUNK_SCENES, run, resume=resume, on_chunk=on_chunk, show_progress=show_progress)
 
 
 def noise_scale(measurement_noise: float | Sequence[float], num_states: int) -> Tensor:
@@ -178,22 +162,16 @@ def _checked(model: SceneModel, scenes: Scenes, measurement_noise: float | Seque
     return scale
 
 
-def _resumed(
+def _check_resumed(
     draws: Draws, scenes: Scenes, scale: Tensor, num_hidden: int, num_chains: int, num_draws: int, seed: int
-) -> Draws:
+) -> None:
     if draws.recorded is None:
         raise ValueError("resume is of a run that took the recorded states for exact")
-    for name, found, wanted in (
-        ("structures", draws.group_names, scenes.group_names[: len(draws.group_names)]),
-        ("measurement_noise", draws.recorded.measurement_noise.tolist(), scale.tolist()),
-        ("num_hidden", 0 if draws.hidden is None else draws.hidden.numbers[0], num_hidden),
-        ("num_chains", draws.edge_type.shape[0], num_chains),
-        ("num_draws", draws.edge_type.shape[1], num_draws),
-        ("seed", draws.seed, seed),
-    ):
-        if found != wanted:
-            raise ValueError(f"resume is of another run: its {name} is {found}, this run has {wanted}")
-    return draws
+    choices = {
+        "measurement_noise": (draws.recorded.measurement_noise.tolist(), scale.tolist()),
+        "num_hidden": (0 if draws.hidden is None else draws.hidden.numbers[0], num_hidden),
+    }
+    check_resumed(draws, scenes, choices, num_chains, num_draws, seed)
 
 
 def _run(
