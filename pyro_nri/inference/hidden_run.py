@@ -57,6 +57,8 @@ def infer_hidden(
     astray at the first close encounter. The number of hidden entities is still weighed by such paths; draws are of
     paths whose frames lie near what the laws make of the one before (:mod:`hidden_chaotic`), each held for several.
 
+    Computed on the CPU, wherever the model is: of few numbers, in many small steps.
+
     Args:
         model: trained pair forces between particles; frozen here.
         scenes: B scenes, each with its own structure, every entity seen in every frame.
@@ -82,6 +84,7 @@ def infer_hidden(
         ValueError: the model has other dynamics, an argument is out of range, the scenes do not allow it, or ``resume``
             is of another run.
     """
+    model, scenes = model.on("cpu"), scenes.to(device="cpu")
     numbers = _checked(model, scenes, num_hidden, structure)
     check_counts(num_chains, num_draws, num_warmup)
     if resume is not None:

@@ -58,7 +58,8 @@ def infer_noisy(
 
     ``observation="noisy"``: where :func:`~pyro_nri.inference.run.infer` takes recorded states for exact, here the
     initial states of all entities are latent, the motion from there is deterministic, and each recorded number has
-    independent normal noise. Initial states have standard normal priors in scaled units, hidden ones too.
+    independent normal noise. Initial states have standard normal priors in scaled units, hidden ones too. Computed on
+    the CPU, wherever the model is: of few numbers, in many small steps.
 
     Args:
         model: trained pair forces between particles; frozen here.
@@ -84,6 +85,7 @@ def infer_noisy(
         ValueError: the model has other dynamics, an argument is out of range, the scenes do not allow it, or ``resume``
             is of another run.
     """
+    model, scenes = model.on("cpu"), scenes.to(device="cpu")
     scale = _checked(model, scenes, measurement_noise, num_hidden)
     check_counts(num_chains, num_draws, num_warmup)
     if resume is not None:

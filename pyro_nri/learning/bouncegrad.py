@@ -122,8 +122,9 @@ class BounceGrad:
         if model.impulse_noise is None or model.horizon > 1:
             self.objective = ForwardObjective(model, self.search_scenes, self.scenes)
         else:  # raw scenes: impulses are differences, which need all digits
-            search = scenes.frames(*search_frames) if search_frames else scenes
-            self.objective = ImpulseObjective(model, search, scenes)
+            raw = scenes.to(device=self.scenes.trajectory.device)
+            search = raw.frames(*search_frames) if search_frames else raw
+            self.objective = ImpulseObjective(model, search, raw)
         self.groups = [[] for _ in range(scenes.num_groups)]  # type: list[list[int]]
         for scene, group in enumerate(scenes.group_index.tolist()):
             self.groups[group].append(scene)
@@ -267,7 +268,7 @@ class BounceGrad:
                 acceptance="annealing",
             )
             worse_accepted = info.accepted & info.worse
-            counts += torch.stack([x.sum() for x in (info.accepted, info.proposed, worse_accepted, info.worse)])
+            counts += torch.stack([x.sum() for x in (info.accepted, info.proposed, worse_accepted, info.worse)]).cpu()
         self.annealing = self.annealing.update(int(counts[2]), int(counts[3]), falling_target(self.progress, 1 / 8))
         return state.latents["edge_type"][0], temperature, float(counts[0] / counts[1].clamp(min=1))
 

@@ -193,6 +193,12 @@ class SceneModel(PyroModule):
                 )
         return scenes.to(self.dtype, self.score_scale.device)
 
+    def on(self, device: torch.device | str) -> "SceneModel":
+        """The model itself where it is on the device, else a copy there."""
+        if self.score_scale.device == torch.device(device):
+            return self
+        return copy.deepcopy(self).to(device)
+
     # --- the program -------------------------------------------------------------------------------------------------
     def forward(self, scenes: Scenes, *, condition: bool = True) -> Tensor:
         """Run the program.

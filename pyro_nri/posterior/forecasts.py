@@ -159,7 +159,8 @@ def _window_log_likelihood(
         values = [np.empty((count, int((owner == g).sum()))) for g, count in enumerate(counts)]
         for rank in range(max(counts)):
             structure = np.stack([rows[min(rank, len(rows) - 1)] for rows, _ in unique])[owner]  # [G W, E]
-            found = likelihood.log_likelihood(torch.from_numpy(structure).long()[None])[0].numpy()
+            chosen = torch.from_numpy(structure).long()[None].to(likelihood.edge_mask.device)
+            found = likelihood.log_likelihood(chosen)[0].cpu().numpy()
             for g, count in enumerate(counts):
                 if rank < count:
                     values[g][rank] = found[owner == g]

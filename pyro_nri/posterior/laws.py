@@ -59,7 +59,7 @@ def laws_frame(checkpoint: Checkpoint, num_points: int = 200, interval: float = 
     Raises:
         ValueError: the model has other dynamics, or an argument is out of range.
     """
-    dynamics = checkpoint.model.dynamics
+    dynamics = checkpoint.model.on("cpu").dynamics
     if not isinstance(dynamics, PairForces):
         raise ValueError(f"laws belong to a model with pair forces, found dynamics {checkpoint.spec.dynamics!r}")
     if num_points < 2:

@@ -51,7 +51,7 @@ def predict(
         raise ValueError(f"interval must be between 0 and 1, found {interval}")
     if "hidden_posterior" in tree.children:
         raise ValueError("predictions do not roll out with hidden entities, and this posterior has some")
-    scenes = match_scenes(tree, scenes)
+    model, scenes = model.on("cpu"), match_scenes(tree, scenes)
     if (num_types := int(tree.attrs["num_edge_types"])) != model.num_edge_types:
         raise ValueError(f"the posterior has {num_types} edge types, the model has {model.num_edge_types}")
     structure = _structures(tree, scenes, num_structures)
@@ -126,7 +126,7 @@ def structure_value(
     Raises:
         ValueError: a recording or its entities are not in the posterior, or there are too few frames.
     """
-    scenes = match_scenes(tree, scenes)
+    model, scenes = model.on("cpu"), match_scenes(tree, scenes)
     own = _structures(tree, scenes, num_structures)
     mask = scenes.edge_mask[scenes.group_first_scene]
     alike: dict[bytes, list[int]] = {}
