@@ -1,5 +1,8 @@
 """What a fitted row of a table can say of scenes."""
 
+from typing import Self
+
+import torch
 from torch import Tensor
 
 from pyro_nri.scenes.scenes import Scenes
@@ -17,6 +20,10 @@ class AbstractBaseline:
     infers_structure: bool = False
     predicts_motion: bool = False
     uses_labels: bool = False
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the networks, if there are any; answers are on the CPU wherever they are made."""
+        return self
 
     def edge_probability(self, scenes: Scenes) -> Tensor:
         """Probability of each type at each edge, from all frames.

@@ -32,6 +32,11 @@ class Correlation(AbstractBaseline):
         self.threshold = threshold
         self.log_share = log_share
 
+    def to(self, device: torch.device | str) -> "Correlation":
+        if self.lstm is not None:
+            self.lstm.to(device)
+        return self
+
     def edge_probability(self, scenes: Scenes) -> Tensor:
         above = (correlations(scenes, self.units, self.lstm) > self.threshold).long()
         return self.log_share.exp()[above]

@@ -136,7 +136,7 @@ def group_probability(encoder: Encoder, scenes: Scenes, *, tied: bool = False) -
     with torch.no_grad():
         for groups in torch.arange(scenes.num_groups).split(CHUNK_GROUPS):
             part = scenes if scenes.num_groups <= CHUNK_GROUPS else scenes[torch.isin(owner, groups.to(owner.device))]
-            parts.append(group_logits(encoder, part, tied=tied).double().softmax(-1))
+            parts.append(group_logits(encoder, part, tied=tied).double().softmax(-1).cpu())
     return torch.cat(parts)
 
 

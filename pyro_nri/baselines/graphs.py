@@ -41,6 +41,10 @@ class GraphNetwork(AbstractBaseline):
         self.uses_labels = edges == "given"
         self.inference = {"num_draws": 100, "seed": 0, **inference}
 
+    def to(self, device: torch.device | str) -> "GraphNetwork":
+        self.checkpoint.to(device)
+        return self
+
     def edge_probability(self, scenes: Scenes) -> Tensor:
         if self.edges != "infer":
             raise ValueError(f"structures are {self.edges}, not inferred")
@@ -61,7 +65,7 @@ class GraphNetwork(AbstractBaseline):
         elif structure is None:
             structure = self.edge_probability(scenes.frames(0, start)).argmax(-1)
         seen = scenes.frames(0, start + 1) if start else scenes
-        return self.checkpoint.model.predict(seen, structure[None], start=start, num_steps=num_steps)[0]
+        return self.checkpoint.model.predict(seen, structure[None], start=start, num_steps=num_steps)[0].cpu()
 
 
 def fit_full_graph(scenes: Scenes, *, spec: ModelSpec | None = None, seed: int, **options: Any) -> GraphNetwork:

@@ -18,7 +18,7 @@ CHUNK_SCENES = 500
 Memory = tuple[Tensor, Tensor]
 
 
-class Lstm(AbstractBaseline, nn.Module):
+class Lstm(nn.Module, AbstractBaseline):
     """NRI's two forms: one network for every entity alone ("single"), or one for all of them together ("joint").
 
     Two linear layers embed a state, two LSTM layers remember, two linear layers give the change to the next state. The
@@ -97,7 +97,7 @@ class Lstm(AbstractBaseline, nn.Module):
         prepared = self._prepare(scenes)
         with torch.no_grad():
             parts = [self(part)[1][:, -1] for part in prepared.trajectory.split(CHUNK_SCENES)]
-        return torch.cat(parts)
+        return torch.cat(parts).cpu()
 
     def predict(self, scenes: Scenes, *, start: int, num_steps: int, structure: Tensor | None = None) -> Tensor:
         check_rollout(scenes, start, num_steps)
@@ -111,7 +111,7 @@ class Lstm(AbstractBaseline, nn.Module):
                     state, _, memory = self(frames[-1], memory)
                     frames.append(state)
                 paths.append(torch.cat(frames, 1))
-        return torch.cat(paths)
+        return torch.cat(paths).cpu()
 
     def _prepare(self, scenes: Scenes, last: int | None = None) -> Scenes:
         """Scenes in the units' dtype, complete up to frame ``last``."""

@@ -41,6 +41,10 @@ class Refined(AbstractBaseline):
         self.learning_rate = learning_rate
         self.seed = seed
 
+    def to(self, device: torch.device | str) -> "Refined":
+        self.variational.to(device)
+        return self
+
     def edge_probability(self, scenes: Scenes) -> Tensor:
         owner = copy.copy(self.variational)
         owner.random = generator(self.seed, "refined")
@@ -64,7 +68,7 @@ class Refined(AbstractBaseline):
             optimizer.step()
             if step in kept:
                 total += logits.detach().log_softmax(-1)
-        return (total / len(kept)).softmax(-1)
+        return (total / len(kept)).softmax(-1).cpu()
 
     def predict(self, scenes: Scenes, *, start: int, num_steps: int, structure: Tensor | None = None) -> Tensor:
         check_rollout(scenes, start, num_steps)

@@ -11,7 +11,7 @@ from pyro_nri.inference.streams import generator
 from pyro_nri.scenes.scenes import Scenes
 
 
-class Supervised(AbstractBaseline, nn.Module):
+class Supervised(nn.Module, AbstractBaseline):
     """An encoder as a classifier of edges.
 
     Args:

@@ -32,7 +32,7 @@ from pyro_nri.scenes.scenes import Scenes
 DECODERS = ("mlp", "rnn")
 
 
-class Variational(AbstractBaseline, nn.Module):
+class Variational(nn.Module, AbstractBaseline):
     """Encoder and decoder as Pyro guide and program.
 
     Args:
@@ -146,9 +146,10 @@ class Variational(AbstractBaseline, nn.Module):
         if structure is None:
             structure = self.edge_probability(scenes.frames(0, start)).argmax(-1)
         prepared = self.model.prepare(scenes)
-        weight = nn.functional.one_hot(structure, self.model.num_edge_types)[prepared.group_index]
+        weight = nn.functional.one_hot(structure, self.model.num_edge_types)[scenes.group_index.cpu()]
         with torch.no_grad():
-            return self.decoder.rollout(prepared, weight.to(prepared.trajectory), start=start, num_steps=num_steps)
+            path = self.decoder.rollout(prepared, weight.to(prepared.trajectory), start=start, num_steps=num_steps)
+        return path.cpu()
 
 
 def fit_variational(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyro_nri.model.receivers import CHUNK_FLOATS, AbstractLikelihood
+from pyro_nri.model.receivers import AbstractLikelihood, chunk_size
 from pyro_nri.model.trajectory import Trajectory
 from pyro_nri.scenes.scenes import Scenes
 
@@ -47,7 +47,7 @@ class DirectLikelihood(AbstractLikelihood):
         terms = torch.where(changed[..., None], torch.zeros_like(known[1]), known[1])
         rows = changed[:, group].nonzero()  # [R, 2]: one for each changed structure and each recording of its group
         with torch.no_grad():
-            for part in rows.split(max(1, CHUNK_FLOATS // self.size)) if len(rows) else ():
+            for part in rows.split(chunk_size(self.size, rows.device)) if len(rows) else ():
                 chain, scene = part.unbind(-1)
                 recordings = scenes[scene.cpu()]
                 trajectory = self.trajectory(recordings, structure.long()[chain, group[scene]])
@@ -62,9 +62,8 @@ class DirectLikelihood(AbstractLikelihood):
         scenes, group = self.scenes, self.scenes.group_index
         each = structure.long()[:, group]  # [C, B, E]
         terms = each.new_zeros((*each.shape[:2], scenes.num_entities), dtype=torch.float64)
-        # Scenes and structures are cut into parts whose messages stay in a processor's cache.
-        num_chains = min(len(each), max(1, CHUNK_FLOATS // self.size))
-        num_scenes = max(1, CHUNK_FLOATS // (num_chains * self.size))
+        num_chains = min(len(each), chunk_size(self.size, each.device))
+        num_scenes = chunk_size(num_chains * self.size, each.device)
         with torch.no_grad():
             for first in range(0, scenes.num_scenes, num_scenes):
                 some = slice(first, first + num_scenes)

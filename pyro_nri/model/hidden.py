@@ -10,7 +10,7 @@ from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.model.impulse import most_likely_structure, refined_features
 from pyro_nri.model.noise import AbstractNoise, GivenScaleNoise
 from pyro_nri.model.program import SceneModel
-from pyro_nri.model.receivers import CHUNK_FLOATS, num_codes, sums_of_codes
+from pyro_nri.model.receivers import chunk_size, num_codes, sums_of_codes
 from pyro_nri.scenes.scenes import Scenes
 
 #: Steps of a frame of hidden paths where forces change little within it, and where they change fast.
@@ -175,7 +175,7 @@ class HiddenLikelihood:
         lead = path.impulses.shape[:-6]
         flat = path.impulses.flatten(0, len(lead) - 1) if lead else path.impulses[None]
         count = num_codes(self.num_edge_types, self.num_observed + self.num_hidden)
-        size = max(1, CHUNK_FLOATS // (self.target.numel() * count))
+        size = chunk_size(self.target.numel() * count, self.target.device)
         context = None if self.context is None else self.context[..., None, :]
         parts = []
         for part in flat.split(size):

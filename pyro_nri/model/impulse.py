@@ -20,10 +20,10 @@ from pyro_nri.dynamics.integrated_paths import refine
 from pyro_nri.dynamics.pair_forces import INTEGRATED, PairForces
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.receivers import (
-    CHUNK_FLOATS,
     AbstractLikelihood,
     MessageCache,
     ReceiverTable,
+    chunk_size,
     grouped_table,
     num_codes,
     places_of_edges,
@@ -222,7 +222,7 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
         for features in _feature_chunks(dynamics, noise, scenes):
             impulses = features.impulses(dynamics.laws)
             per_scene = features.target[0].numel() * count * 2
-            size = max(1, CHUNK_FLOATS // per_scene)
+            size = chunk_size(per_scene, impulses.device)
             for start in range(0, len(impulses), size):
                 some = slice(start, start + size)
                 part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], ())
@@ -250,7 +250,7 @@ def impulse_cache(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
 
 def _feature_chunks(dynamics: PairForces, noise: AbstractNoise, scenes: Scenes) -> Iterator[ImpulseFeatures]:
     """Features of a few scenes at a time: those of many need gigabytes."""
-    size = max(1, 4 * CHUNK_FLOATS // (scenes.num_frames * scenes.num_edges * 48))
+    size = chunk_size(scenes.num_frames * scenes.num_edges * 12, scenes.trajectory.device)
     for start in range(0, scenes.num_scenes, size):
         part = scenes[start : start + size]
         yield refined_features(dynamics, part, lambda features: most_likely_structure(dynamics, noise, features))

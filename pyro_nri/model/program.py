@@ -393,7 +393,7 @@ class SceneModel(PyroModule):
             return rollout(
                 self.dynamics,
                 scenes.trajectory[:, start],
-                structure[..., scenes.group_index, :],
+                structure.to(scenes.trajectory.device)[..., scenes.group_index, :],
                 num_steps,
                 edge_mask=scenes.edge_mask,
                 entity_kind=scenes.entity_kind,

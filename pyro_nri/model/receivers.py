@@ -16,8 +16,15 @@ from pyro_nri.model.relaxed import Relaxed
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
-#: Largest number of floats in one intermediate tensor; larger work is cut into chunks that fit a processor's cache.
-CHUNK_FLOATS = 2_000_000
+#: Largest number of floats in one intermediate tensor: on a CPU such that chunks fit its cache, on an accelerator such
+#: that they keep it busy.
+CHUNK_FLOATS, CHUNK_FLOATS_ACCELERATED = 2_000_000, 100_000_000
+
+
+def chunk_size(floats: int, device: torch.device) -> int:
+    """How many items of so many floats each are worked on at a time, 1 at least."""
+    limit = CHUNK_FLOATS if device.type == "cpu" else CHUNK_FLOATS_ACCELERATED
+    return max(1, limit // max(floats, 1))
 
 
 def num_codes(num_edge_types: int, num_entities: int) -> int:
@@ -188,7 +195,7 @@ class MessageCache(AbstractLikelihood):
         # One row for each changed receiver and each recording of its group.
         rows = changed[:, self.scenes.group_index].nonzero()  # [R, 3]: chain, scene, receiver
         size = self.messages[0, 0].numel() // self.num_edge_types
-        for part in rows.split(max(1, CHUNK_FLOATS // max(size, 1))) if len(rows) else ():
+        for part in rows.split(chunk_size(size, rows.device)) if len(rows) else ():
             chain, scene, receiver = part.unbind(-1)
             group = self.scenes.group_index[scene]
             types = incoming[chain, group, receiver]  # [R, N - 1]
@@ -202,9 +209,9 @@ class MessageCache(AbstractLikelihood):
         incoming = structure.long()[..., edges.incoming_edges(num_entities).to(structure.device)]  # [C, G, N, N - 1]
         terms = self.messages.new_zeros((*edge.shape, num_types), dtype=torch.float64)
         rows = torch.ones_like(edge[:, self.scenes.group_index], dtype=torch.bool).nonzero()  # chain, scene, number
-        size = max(1, self.messages[0, 0].numel() // num_types + self.messages[0, 0, 0].numel())
+        size = self.messages[0, 0].numel() // num_types + self.messages[0, 0, 0].numel()
         with torch.no_grad():
-            for part in rows.split(max(1, CHUNK_FLOATS // size)):
+            for part in rows.split(chunk_size(size, rows.device)):
                 chain, scene, number = part.unbind(-1)
                 group = self.scenes.group_index[scene]
                 into, place = receiver[chain, group, number], sender[chain, group, number]
@@ -282,7 +289,7 @@ def receiver_table(
     """
     num_types, num_entities = dynamics.num_edge_types, scenes.num_entities
     per_scene = (scenes.num_frames - 1) * num_entities * num_codes(num_types, num_entities) * 64
-    size = max(1, CHUNK_FLOATS // per_scene)
+    size = chunk_size(per_scene, scenes.trajectory.device)
     tables = []
     with torch.no_grad():
         for start in range(0, scenes.num_scenes, size):
