@@ -14,10 +14,10 @@ Methods: those of ``pyro_nri.rivals``. "paper" is the paper's method (``--preset
 on exact posteriors of one step, "pair_forces" learned force laws with geometric noise.
 
 ``--budget small``: 1,000 training and 200 test scenes, minutes for each training as below, about 80 minutes on one
-core, half of it with ``--jobs 2``. ``--budget full``: 50,000 and 1,000 scenes, networks of the paper's size, for one
-accelerator (``--device cuda``; the paper gave a day to springs and seven to charged particles). Out, beside this file
-or in ``--out``: physical_systems.csv, .md and .png. Finished trainings are kept: run it again to go on. ``--only``
-takes parts. ``--smoke`` runs small ones in seconds.
+core, half of it with ``--jobs 2``. ``--budget full``: 50,000 and 1,000 scenes, networks of the paper's size, batches of
+128, for one accelerator (``--device cuda``; the paper gave a day to springs and seven to charged particles);
+``--minutes`` and ``--num-train`` take less. Out, beside this file or in ``--out``: physical_systems.csv, .md and .png.
+Finished trainings are kept: run it again to go on. ``--only`` takes parts. ``--smoke`` runs small ones in seconds.
 """
 
 import argparse
@@ -59,18 +59,23 @@ OTHERS = {
 }
 PAPER_RATE = {"springs": 1e-2, "charged": 1e-4}  # of Adam, in the paper
 SMALL_BATCH = 16  # of its batches of 128 scenes too few fit into minutes
+FULL = {"batch_size": 128, "learning_rate": 1e-3}  # of the other networks with the full budget
+NO_NETWORK = (*NO_TRAINING, "pair_forces")
 PUBLISHED = Path(__file__).parent.parent / "data" / "published.csv"
 
 
-def cells(budget: str, num_seeds: int, only: list[str]) -> list[Cell]:
-    """What to train, seed by seed."""
+def cells(
+    budget: str, num_seeds: int, only: list[str], minutes: float | None = None, num_train: int | None = None
+) -> list[Cell]:
+    """What to train, seed by seed; ``minutes`` and ``num_train`` in place of the budget's."""
     sizes = {**BUDGETS[budget], "budget": budget, "num_entities": 3 if budget == "smoke" else 5}
+    sizes["num_train"] = num_train or sizes["num_train"]
     systems = [name for name in SYSTEMS if name in only] or SYSTEMS[: 1 if budget == "smoke" else 2]
     trained = [name for name in TRAINED if name in only] or TRAINED
     found = []
     for seed, system, name in product(range(num_seeds), systems, trained):
-        minutes = 0.0 if name in NO_TRAINING else OTHERS[budget].get(name, sizes["minutes"])
-        found.append({"system": system, "trained": name, "seed": seed, **sizes, "minutes": minutes})
+        spent = 0.0 if name in NO_TRAINING else minutes or OTHERS[budget].get(name, sizes["minutes"])
+        found.append({"system": system, "trained": name, "seed": seed, **sizes, "minutes": spent})
     return found
 
 
@@ -81,22 +86,30 @@ def run_cell(cell: Cell, device: str = "cpu") -> list[Cell]:
     train = simulate(cell["system"], cell["num_train"], seed=cell["seed"] + 1, **size)
     test = simulate(cell["system"], cell["num_test"], seed=0, num_frames=START + 1 + max(STEPS), **size)
     options = {} if name in NO_TRAINING else {"minutes": cell["minutes"], "device": device}
+    if cell["budget"] == "full" and name not in NO_NETWORK:
+        options |= FULL
     if name == "paper":
         options["learning_rate"] = PAPER_RATE[cell["system"]]
         options |= {"batch_size": SMALL_BATCH} if cell["budget"] != "full" else {}
     started = time.monotonic()
+    torch.set_float32_matmul_precision("high" if device != "cpu" else "highest")  # networks are trained in TF32
     try:
         methods = fit_methods(name, train, preset=cell["preset"], seed=cell["seed"], **options)
     except Diverged as error:  # no row, so that it is tried again
         tqdm.write(f"{cell}: {error}")
         return []
-    made = {**cell, "training_seconds": time.monotonic() - started}
+    made = {**cell, "training_seconds": time.monotonic() - started, "hardware": hardware(device)}
+    torch.set_float32_matmul_precision("highest")
     rows, published = [], pd.read_csv(PUBLISHED).set_index(["system", "method"])[["edge_accuracy", "mse_1", "mse_10"]]
     for method, baseline in methods.items():
         beside = published.reindex([(cell["system"], method)]).add_prefix("published_").iloc[0].to_dict()
-        scores = score_method(baseline, train, test, start=START, steps=STEPS)
+        scores = score_method(baseline.to(device), train, test, start=START, steps=STEPS)
         rows.append({**made, "method": method, **scores, **beside})
     return rows
+
+
+def hardware(device: str) -> str:
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -164,6 +177,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--budget", choices=["small", "full"], default="small")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument("--only", nargs="+", default=[], choices=[*SYSTEMS, *TRAINED], help="run a part")
+    parser.add_argument("--minutes", type=float, help="for each training, in place of the budget's")
+    parser.add_argument("--num-train", type=int, help="training scenes, in place of the budget's")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, each on one thread")
     parser.add_argument("--device", default="cpu", help="where to train")
     parser.add_argument("--smoke", action="store_true", help="small ones, to see that it runs")
@@ -171,7 +186,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     budget = "smoke" if arguments.smoke else arguments.budget
     path = arguments.out / f"physical_systems{'' if budget == 'small' else '_' + budget}.csv"
-    wanted = cells(budget, 1 if arguments.smoke else arguments.seeds, arguments.only)
+    num_seeds = 1 if arguments.smoke else arguments.seeds
+    wanted = cells(budget, num_seeds, arguments.only, arguments.minutes, arguments.num_train)
     run_cells(path, wanted, partial(run_cell, device=arguments.device), jobs=arguments.jobs, unit="training")
     table = summary(read_frame(path))  # with what other runs with --only have made
     path.with_suffix(".md").write_text(markdown(table) + "\n")

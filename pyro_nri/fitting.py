@@ -83,6 +83,7 @@ def fit(
     """
     if (spec is None) == (num_edge_types is None):
         raise ValueError("give either num_edge_types or spec")
+    scenes = scenes.to(device="cpu")
     if distill_steps < 0:
         raise ValueError(f"distill_steps must be 0 or more, found {distill_steps}")
     method = find_preset(preset, "message-passing" if spec is None else spec.dynamics)

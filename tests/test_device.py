@@ -167,6 +167,15 @@ def test_baselines(name):
         same(there, here, 1e-2)
 
 
+def test_baselines_answer_in_parts(monkeypatch):
+    monkeypatch.setattr("pyro_nri.baselines.encoders.CHUNK_GROUPS", 3)
+    monkeypatch.setattr("pyro_nri.baselines.refinement.CHUNK_GROUPS", 3)
+    scenes = simulate("springs", 4, num_entities=3, num_frames=14, seed=4)
+    found = fit_baseline("variational_refined", scenes, seed=0, num_steps=2, device=DEVICE).to(DEVICE)
+    assert found.edge_probability(scenes).shape == (4, 6, 2)
+    assert found.variational.edge_probability(scenes).shape == (4, 6, 2)
+
+
 @pytest.mark.parametrize(
     "options", [{"encoder": "cnn"}, {"encoder": "mlp", "num_frames": 10}, {"decoder": "rnn"}, {"hard": True}], ids=str
 )

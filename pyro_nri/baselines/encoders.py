@@ -132,10 +132,10 @@ def group_logits(encoder: Encoder, scenes: Scenes, *, tied: bool = False) -> Ten
 
 def group_probability(encoder: Encoder, scenes: Scenes, *, tied: bool = False) -> Tensor:
     """Probabilities of the types ``[G, E, K]``, float64 and without gradients, some groups at a time."""
-    owner, parts = scenes.group_index, []
+    owner, parts = scenes.group_index.cpu(), []
     with torch.no_grad():
         for groups in torch.arange(scenes.num_groups).split(CHUNK_GROUPS):
-            part = scenes if scenes.num_groups <= CHUNK_GROUPS else scenes[torch.isin(owner, groups.to(owner.device))]
+            part = scenes if scenes.num_groups <= CHUNK_GROUPS else scenes[torch.isin(owner, groups)]
             parts.append(group_logits(encoder, part, tied=tied).double().softmax(-1).cpu())
     return torch.cat(parts)
 

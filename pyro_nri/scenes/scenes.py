@@ -277,7 +277,7 @@ class Scenes:
     # --- parts -------------------------------------------------------------------------------------------------------
     def __getitem__(self, index: Any) -> "Scenes":
         """Some of the scenes: a slice, an integer (one scene), integers or a bool mask ``[B]``."""
-        chosen = torch.arange(self.num_scenes)[index].reshape(-1)
+        chosen = torch.arange(self.num_scenes)[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)
         if len(chosen) == 0:
             raise ValueError("index selects no scene, at least one is needed")
         where = chosen.to(self.trajectory.device)
