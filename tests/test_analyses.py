@@ -266,7 +266,7 @@ def test_physical_systems(tmp_path, capsys, monkeypatch):
     lines = path.with_suffix(".md").read_text().splitlines()
     assert lines == capsys.readouterr().out.strip().splitlines()
     assert [line.split(" | ")[1].rstrip(" *") for line in lines[2:]] == list(script.METHODS)
-    assert lines[2].endswith("| 7.93e-05, 7.59e-03 | 0.0 |")
+    assert lines[2].endswith("| 7.93e-05, 7.59e-03 | 6 | 0.0 |")
     published = pd.read_csv(script.PUBLISHED)
     assert set(published["method"]) < set(script.METHODS)
     assert not published.duplicated(["system", "method"]).any()
