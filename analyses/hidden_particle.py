@@ -15,7 +15,8 @@ Out, beside this file or in ``--out``: hidden_particle.csv, a row for each scene
 four states, scaled units, of the posterior mean path; ``covered``: share of these numbers inside the 90 % interval of
 the draws; edges: share of the edges whose most probable type is true, among recorded entities and from or to hidden
 ones, under the better numbering of the hidden entities; ``accepted``: share of the moves that were proposed;
-``probability``: of the number of hidden entities that is true); hidden_particle_summary.csv by degree; a picture. Finished chunks are kept. ``--smoke`` runs a small one.
+``probability``: of the number of hidden entities that is true); hidden_particle_summary.csv by degree; a picture.
+Finished chunks are kept. ``--smoke`` runs a small one.
 """
 
 import argparse

@@ -46,7 +46,7 @@ def climb(motion: HiddenMotion, path: Tensor, *, num_steps: int) -> tuple[Tensor
         own = diagonal.diagonal(dim1=-2, dim2=-1)
         change = solve(factorise(diagonal + torch.diag_embed(damping[:, None, None] * own), above), slope)
         change = torch.where(change.isfinite(), change, 0.0)
-        tried = path + change.view_as(path)
+        tried = motion.inside(path + change.view_as(path))
         new = motion.log_density(tried)
         better = new >= density
         path = torch.where(better[:, None, None, None], tried, path)
@@ -152,7 +152,7 @@ def _mended(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tensor
 
 
 def _stretches(motion: HiddenMotion, path: Tensor) -> list[tuple[int, int]]:
-    """Stretches of a path ``[1, T, N_hidden, D]`` without a break, longest first: first frame, the one after the last."""
+    """Stretches of a path ``[1, T, N_hidden, D]`` without a break, longest first; each leaves its end out."""
     residual, context = motion.residual(path)
     size = (motion.unit_precision(residual, context).sqrt() * residual)[0].abs().amax((-1, -2))
     breaks = (~(size < BREAK)).nonzero()[:, 0].tolist()  # between this frame and the next

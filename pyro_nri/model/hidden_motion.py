@@ -146,6 +146,17 @@ class HiddenMotion:
         other.is_forgiving = is_forgiving
         return other
 
+    def inside(self, path: Tensor) -> Tensor:
+        """Paths ``[*batch, T, N_hidden, D]`` of which states behind a wall are mirrored, as the dynamics mirror them.
+
+        A state and its mirror image lead to nearly the same next state: one frame behind a wall is a violent one that
+        explains the others as well.
+        """
+        state = path * self.scale + self.offset
+        still = torch.zeros_like(self.scale[0])
+        moved = self.dynamics.move(state, torch.zeros_like(state[..., self.dynamics.positions]), still, still)
+        return torch.where(moved == state, path, (moved - self.offset) / self.scale)
+
     def predict(self, path: Tensor) -> tuple[Tensor, Tensor | None]:
         """Next states of all entities ``[*batch, R, T, N + N_hidden, D]`` and the context of their noise.
 

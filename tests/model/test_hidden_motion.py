@@ -86,3 +86,20 @@ def test_wide_noise_is_that_of_the_data_with_larger_scales_or_the_normal_distrib
         torch.testing.assert_close(near.weight, near.unit)
     assert (forgiving.linearise(path).weight < near.unit * 2.0).all()
     assert motion.noise is not forgiving.noise
+
+
+def test_states_behind_a_wall_are_those_before_it(case):
+    _, _, motion, path = case
+    behind = path.clone()
+    wall = (motion.dynamics.high.double()[0] - motion.offset[0]) / motion.scale[0]
+    behind[:, 2, 0, 0] = 2 * wall - path[:, 2, 0, 0]
+    behind[:, 2, 0, 2] = (path[:, 2, 0, 2] * motion.scale[2] + motion.offset[2]).abs() / motion.scale[2]
+    with torch.no_grad():
+        moved = motion.inside(behind)
+        assert (motion.inside(path) == path).all()
+        torch.testing.assert_close(moved[:, 2, 0, 0], path[:, 2, 0, 0], rtol=0, atol=1e-9)
+        assert (moved[:, 2, 0, 2] * motion.scale[2] + motion.offset[2] < 0).all()
+        ahead, behind = (motion.predict(each)[0][:, 2] for each in (moved, behind))
+        assert ((ahead[:, 3:] - behind[:, 3:]).abs() < 0.05).all()
+    others = [t for t in range(6) if t != 2]
+    assert (moved[:, others] == path[:, others]).all()
