@@ -130,9 +130,11 @@ def improve(motion: HiddenMotion, path: Tensor) -> tuple[Tensor, Tensor]:
         here, done = torch.tensor([row]), set[tuple[int, int]]()
         one = motion[here]
         while len(done) < NUM_STRETCHES and len(stretches := _stretches(one, path[here])) > 1:
-            left = [each for each in (stretches[0], last, *stretches[1:]) if each not in done]
-            done.add(left[0])
-            tried, _ = climb(one, _followed(one, path[here], *left[0]), num_steps=NUM_STEPS)
+            chosen = next((each for each in (stretches[0], last, *stretches[1:]) if each not in done), None)
+            if chosen is None:
+                break
+            done.add(chosen)
+            tried, _ = climb(one, _followed(one, path[here], *chosen), num_steps=NUM_STEPS)
             tried, new = _mended(one, tried, one.log_density(tried))
             if bool(new > density[row]):
                 path, density = path.index_copy(0, here, tried), density.index_copy(0, here, new)

@@ -131,6 +131,17 @@ def test_a_path_that_breaks_twice_is_made_whole():
     assert float(after) > float(density) - 0.1
 
 
+def test_a_path_that_nothing_mends_stays_as_it_is(monkeypatch):
+    motion, _, true = line_motion("student_t", 6, 1e-4)
+    monkeypatch.setattr(hidden_smoothing, "BREAK", 0.0)  # every frame is a stretch of its own, each is tried once
+    monkeypatch.setattr(hidden_smoothing, "NUM_STRETCHES", 100)
+    with torch.no_grad():
+        good, density = climb(motion, true, num_steps=10)
+        same, stays = improve(motion, good)
+    torch.testing.assert_close(same, good, atol=1e-2, rtol=0)
+    assert float(stays) >= float(density)
+
+
 def test_a_path_is_followed_from_a_good_stretch_to_both_ends():
     motion, _, true = line_motion("student_t", 14, 1e-4)
     with torch.no_grad():
