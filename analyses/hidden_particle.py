@@ -14,8 +14,9 @@ shown. Scenes are simulated with one or two particles more, whose data are taken
 Out, beside this file or in ``--out``: hidden_particle.csv, a row for each scene (``mse``: mean over frames 0-48 and the
 four states, scaled units, of the posterior mean path; ``covered``: share of these numbers inside the 90 % interval of
 the draws; edges: share of the edges whose most probable type is true, among recorded entities and from or to hidden
-ones, under the better numbering of the hidden entities; ``probability``: of the number of hidden entities that is
-true); hidden_particle_summary.csv by degree; a picture. Finished chunks are kept. ``--smoke`` runs a small one.
+ones, under the better numbering of the hidden entities; ``accepted``: share of the moves that were proposed;
+``probability``: of the number of hidden entities that is true); hidden_particle_summary.csv by degree; a picture.
+Finished chunks are kept. ``--smoke`` runs a small one.
 """
 
 import argparse
@@ -122,7 +123,7 @@ def run_cell(cell: Cell, size: int, num_draws: int) -> list[Cell]:
     }
     if setting != "count":
         table |= compare(draws, whole, num_observed, checkpoint)
-        table["accepted"] = draws.accepted.mean((0, 1))
+        table["accepted"] = draws.accepted.sum((0, 1)) / draws.proposed.sum((0, 1))
     return pd.DataFrame(table).to_dict("records")
 
 

@@ -25,6 +25,8 @@ from pyro_nri.scenes.scenes import Scenes
 #: Sub-steps in each of those of the dynamics, for draws: the noise was fitted to the errors of the latter, so that what
 #: coarse steps do wrong again and again would count as evidence.
 FINER = 5
+#: Steps from the path of coarse steps in time to that of fine ones.
+NUM_FINE_STEPS = 16
 #: Rounds of edges and paths.
 NUM_ROUNDS = 2
 
@@ -87,7 +89,7 @@ def sample_chaotic(
             motion = motion.under(motion.structure.index_copy(0, row, other[row]))
             path, density = path.index_copy(0, row, new_path), density.index_copy(0, row, new)
     motion = motion.refined(FINER)
-    path, _ = climb(motion, path, num_steps=FINER)
+    path, _ = climb(motion, path, num_steps=NUM_FINE_STEPS)
     drawn = draw_paths(motion, path, stream, num_draws=num_draws)
     edge_type, log_joint = motion.structure.expand(*drawn.log_density.shape, -1), drawn.log_density
     if structure is None:

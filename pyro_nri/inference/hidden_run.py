@@ -147,6 +147,7 @@ class _Run(NamedTuple):
     edge_type: Tensor
     log_joint: Tensor
     accepted: Tensor
+    proposed: Tensor
     log_marginal: Tensor
     log_error: Tensor
     num_evaluations: int
@@ -175,6 +176,7 @@ def _run(
         drawn.edge_type,
         drawn.log_joint,
         drawn.accepted,
+        torch.ones_like(drawn.accepted),
         drawn.integral.log_value,
         drawn.integral.log_error,
         drawn.num_evaluations,
@@ -200,6 +202,7 @@ def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: i
         paths,
         structure,
         log_joint + posterior.log_marginal,
+        torch.ones_like(log_joint, dtype=torch.bool),
         torch.ones_like(log_joint, dtype=torch.bool),
         posterior.log_marginal,
         torch.zeros_like(posterior.log_marginal),
@@ -249,7 +252,8 @@ def _follow(
         run.state[:, :, some] = drawn.path[:, held, :, 0]
         run.edge_type[:, :, some] = drawn.edge_type[:, held]
         run.log_joint[:, :, some] = drawn.log_joint[:, held]
-        run.accepted[:, :, some] = drawn.accepted[:, held] & (held.diff(prepend=held[:1] - 1) > 0)[:, None]
+        run.proposed[:, :, some] = (held.diff(prepend=held[:1] - 1) > 0)[:, None]
+        run.accepted[:, :, some] = drawn.accepted[:, held] & run.proposed[:, :, some]
         each = drawn.path.transpose(0, 1).flatten(0, 1)
         run.path[:, some] = each[torch.linspace(0, len(each) - 1, NUM_PATHS).round().long()]
 
@@ -275,14 +279,17 @@ def _most_probable(
     path = torch.stack([each[1] for each in wides])[chosen, :, scene].transpose(0, 1)
     edge_type = torch.stack([each[2] for each in wides])[chosen, :, :, scene].movedim(0, 2)
     log_joint = torch.stack([run.log_joint for run in runs])[chosen, :, :, scene].movedim(0, 2)
-    accepted = torch.stack([run.accepted for run in runs])[chosen, :, :, scene].movedim(0, 2)
+    accepted, proposed = (
+        torch.stack([getattr(run, name) for run in runs])[chosen, :, :, scene].movedim(0, 2)
+        for name in ("accepted", "proposed")
+    )
     error = torch.stack([run.log_error for run in runs])
     num_draws = log_joint.shape[1]
     return Draws(
         edge_type=edge_type.to(torch.int8).numpy(),
         log_joint=log_joint.numpy(),
         accepted=accepted.numpy(),
-        proposed=np.ones(accepted.shape, dtype=bool),
+        proposed=proposed.numpy(),
         move_kind=np.zeros(num_draws, dtype=np.int8),
         temperature=np.ones(num_draws),
         move_names=("hidden state and edges",),

@@ -7,6 +7,7 @@ from the normal distribution that is linearised at the mode is nearly always acc
 sampling for state space models", with Metropolis's correction).
 """
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,12 @@ BLUNT, NUM_BLUNT_STEPS, NUM_SHARP_STEPS = (1e-3, 1e-5), 2, 2
 PRUNED = ((5, 4), (12, 2))
 #: Steps of all frames together.
 NUM_STEPS = 8
+#: Noise on the way from a path with breaks to one without, shares of its scales, and steps with each.
+NORMAL_WIDTHS, ROBUST_WIDTHS, NUM_WIDE_STEPS = (1e4, 1e2, 1.0), (1e4, 1e3, 1e2, 1e1), 6
+#: Residual that is a break, in scales of the noise.
+BREAK = 3e3
+#: Stretches that a broken path is followed from at most.
+NUM_STRETCHES = 4
 #: Draws of each chain before the first that counts; after each of the first rounds the proposal is made anew.
 NUM_WARMUP, NUM_ROUNDS = 12, 3
 
@@ -39,7 +46,7 @@ def climb(motion: HiddenMotion, path: Tensor, *, num_steps: int) -> tuple[Tensor
         own = diagonal.diagonal(dim1=-2, dim2=-1)
         change = solve(factorise(diagonal + torch.diag_embed(damping[:, None, None] * own), above), slope)
         change = torch.where(change.isfinite(), change, 0.0)
-        tried = path + change.view_as(path)
+        tried = motion.inside(path + change.view_as(path))
         new = motion.log_density(tried)
         better = new >= density
         path = torch.where(better[:, None, None, None], tried, path)
@@ -112,20 +119,54 @@ def best_paths(motion: HiddenMotion, start: Tensor, num_scenes: int) -> tuple[Te
 def improve(motion: HiddenMotion, path: Tensor) -> tuple[Tensor, Tensor]:
     """Better paths near paths ``[R, T, N_hidden, D]``, and their log density ``[R]``.
 
-    Least squares with robust noise leaves a frame that went wrong where it is, one violent frame among others. Two ways
-    lead out: noise so blunt that it is none, and to follow the path from its last frame back to the first.
+    Robust noise forgives a break: two stretches that both follow the laws, with one violent frame between them, are a
+    mode of least squares that no small step leaves. Noise from wide to narrow leads out, first normal noise, under
+    which breaks are dearest, then robust noise. Paths that are still broken are followed anew to both ends from
+    their longest unbroken stretch, from their last frame, and from other stretches.
     """
-    turned = motion.turned()
-    path, density = climb(motion, path, num_steps=NUM_STEPS)
-    blunt = path
-    for share in BLUNT:
-        blunt, _ = climb(motion.blunted(share), blunt, num_steps=NUM_BLUNT_STEPS)
-    back = motion.turned_path(_longer(turned, turned.turned_path(path)[:, :1], path.shape[1]))
-    for tried in (blunt, back):
-        other, new = climb(motion, tried, num_steps=NUM_STEPS)
-        path = torch.where((new > density)[:, None, None, None], other, path)
+    path, density = _mended(motion, *climb(motion, path, num_steps=NUM_STEPS))
+    last = (path.shape[1] - 1, path.shape[1])
+    for row in range(len(path)):
+        here, done = torch.tensor([row]), set[tuple[int, int]]()
+        one = motion[here]
+        while len(done) < NUM_STRETCHES and len(stretches := _stretches(one, path[here])) > 1:
+            chosen = next((each for each in (stretches[0], last, *stretches[1:]) if each not in done), None)
+            if chosen is None:
+                break
+            done.add(chosen)
+            tried, _ = climb(one, _followed(one, path[here], *chosen), num_steps=NUM_STEPS)
+            tried, new = _mended(one, tried, one.log_density(tried))
+            if bool(new > density[row]):
+                path, density = path.index_copy(0, here, tried), density.index_copy(0, here, new)
+    return path, density
+
+
+def _mended(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    """Paths of log density ``[R]``, or better ones that wide noise leads to."""
+    for widths, is_forgiving in ((NORMAL_WIDTHS, False), (ROBUST_WIDTHS, True)):
+        tried = path
+        for factor in widths:
+            tried, _ = climb(motion.widened(factor, is_forgiving=is_forgiving), tried, num_steps=NUM_WIDE_STEPS)
+        tried, new = climb(motion, tried, num_steps=NUM_STEPS)
+        path = torch.where((new > density)[:, None, None, None], tried, path)
         density = torch.maximum(new, density)
     return path, density
+
+
+def _stretches(motion: HiddenMotion, path: Tensor) -> list[tuple[int, int]]:
+    """Stretches of a path ``[1, T, N_hidden, D]`` without a break, longest first; each leaves its end out."""
+    residual, context = motion.residual(path)
+    size = (motion.unit_precision(residual, context).sqrt() * residual)[0].abs().amax((-1, -2))
+    breaks = (~(size < BREAK)).nonzero()[:, 0].tolist()  # between this frame and the next
+    ends = [0, *(place + 1 for place in breaks), path.shape[1]]
+    return sorted(itertools.pairwise(ends), key=lambda stretch: stretch[0] - stretch[1])
+
+
+def _followed(motion: HiddenMotion, path: Tensor, start: int, end: int) -> Tensor:
+    """Paths of which the frames ``start`` to ``end``, the latter left out, are followed to both ends."""
+    turned, num_frames = motion.turned(), path.shape[1]
+    path = _longer(motion.frames(start, num_frames), path[:, start:end], num_frames - start)
+    return motion.turned_path(_longer(turned, turned.turned_path(path), num_frames))
 
 
 class SmoothedPaths(NamedTuple):

@@ -82,6 +82,7 @@ class HiddenMotion:
         self.lag = self.dynamics.clock_lag.double()
         self.offset, self.scale = model.score_offset.double(), model.score_scale.double()
         self.table = self.dynamics.laws.table().detach().double()
+        self.is_forgiving = True
 
     @property
     def num_frames(self) -> int:
@@ -137,6 +138,25 @@ class HiddenMotion:
         other.noise = noise.requires_grad_(False)
         return other
 
+    def widened(self, factor: float, *, is_forgiving: bool = True) -> "HiddenMotion":
+        """The same with noise ``factor`` times as wide; normal noise of its scales where not ``is_forgiving``."""
+        other = copy.copy(self)
+        other.noise = copy.deepcopy(self.noise)
+        other.noise.change_scale.mul_(factor)
+        other.is_forgiving = is_forgiving
+        return other
+
+    def inside(self, path: Tensor) -> Tensor:
+        """Paths ``[*batch, T, N_hidden, D]`` of which states behind a wall are mirrored, as the dynamics mirror them.
+
+        A state and its mirror image lead to nearly the same next state: one frame behind a wall is a violent one that
+        explains the others as well.
+        """
+        state = path * self.scale + self.offset
+        still = torch.zeros_like(self.scale[0])
+        moved = self.dynamics.move(state, torch.zeros_like(state[..., self.dynamics.positions]), still, still)
+        return torch.where(moved == state, path, (moved - self.offset) / self.scale)
+
     def predict(self, path: Tensor) -> tuple[Tensor, Tensor | None]:
         """Next states of all entities ``[*batch, R, T, N + N_hidden, D]`` and the context of their noise.
 
@@ -173,7 +193,11 @@ class HiddenMotion:
 
     def log_density_of(self, path: Tensor, residual: Tensor, context: Tensor | None) -> Tensor:
         """The same where residuals and contexts are known."""
-        each = self.noise(torch.zeros_like(residual), context).log_prob(residual)
+        if self.is_forgiving:
+            each = self.noise(torch.zeros_like(residual), context).log_prob(residual)
+        else:
+            unit = self.unit_precision(residual, context)
+            each = torch.where(unit > 0, unit.log() - unit * residual.square(), 0.0).sum(-1) / 2
         total = torch.where(self.present[:, None], each, 0.0).sum((-1, -2)) + self.log_start(path)
         return torch.where(total.isfinite(), total, torch.full_like(total, -torch.inf))
 
@@ -197,7 +221,8 @@ class HiddenMotion:
         jacobian = ((every[1:] - every[0]) / DIFFERENCE).movedim(0, -1)
         context = None if context is None else context[0]
         residual = self._residual(path, every[0])
-        unit, weight = self.unit_precision(residual, context), self.noise.precision(residual, context)
+        unit = self.unit_precision(residual, context)
+        weight = self.noise.precision(residual, context) if self.is_forgiving else unit
         counts = jacobian.isfinite().all(-1) & residual.isfinite() & unit.isfinite() & (unit > 0)
         zero = residual.new_zeros(())
         return Linearised(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_nri.inference import hidden_smoothing
 from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.inference.hidden_smoothing import climb, draw_paths, improve
 from pyro_nri.inference.streams import Stream, keys
@@ -115,6 +116,57 @@ def test_a_frame_that_went_wrong_is_mended_and_good_ones_stay():
     assert float(after) > float(density) - 0.1
     torch.testing.assert_close(same, good, atol=1e-2, rtol=0)
     assert float(stays) >= float(density)
+
+
+def test_a_path_that_breaks_twice_is_made_whole():
+    motion, _, true = line_motion("student_t", 16, 1e-4)
+    with torch.no_grad():
+        good, density = climb(motion, true, num_steps=10)
+        broken = good.clone()
+        broken[:, 5:11] += 0.5
+        stretches = hidden_smoothing._stretches(motion, broken)
+        mended, after = improve(motion, broken)
+    assert stretches == [(5, 11), (0, 5), (11, 16)]
+    torch.testing.assert_close(mended, good, atol=1e-2, rtol=0)
+    assert float(after) > float(density) - 0.1
+
+
+def test_a_path_that_nothing_mends_stays_as_it_is(monkeypatch):
+    motion, _, true = line_motion("student_t", 6, 1e-4)
+    monkeypatch.setattr(hidden_smoothing, "BREAK", 0.0)  # every frame is a stretch of its own, each is tried once
+    monkeypatch.setattr(hidden_smoothing, "NUM_STRETCHES", 100)
+    with torch.no_grad():
+        good, density = climb(motion, true, num_steps=10)
+        same, stays = improve(motion, good)
+    torch.testing.assert_close(same, good, atol=1e-2, rtol=0)
+    assert float(stays) >= float(density)
+
+
+def test_a_path_is_followed_from_a_good_stretch_to_both_ends():
+    motion, _, true = line_motion("student_t", 14, 1e-4)
+    with torch.no_grad():
+        good, _ = climb(motion, true, num_steps=10)
+        lost = torch.full_like(good, 3.0)
+        lost[:, 5:10] = good[:, 5:10]
+        followed = hidden_smoothing._followed(motion, lost, 5, 10)
+    torch.testing.assert_close(followed, good, atol=1e-2, rtol=0)
+
+
+@pytest.mark.slow
+def test_charged_paths_that_break_are_made_whole(charged):
+    checkpoint = load_model(MODELS / "charged5.pt")
+    known = torch.as_tensor(checkpoint.alignment).argsort()[charged.edge_type]
+    motion = HiddenMotion(checkpoint.model, hide(charged, 4), 1, known)
+    with torch.no_grad():
+        true = (charged.trajectory[:, :, 4:].double() - motion.offset) / motion.scale
+        good, density = climb(motion, true, num_steps=16)
+        broken = good.clone()
+        broken[:, 4:9, ..., :2] += 0.1
+        stays = climb(motion, broken, num_steps=16)[1]
+        mended, after = improve(motion, broken)
+    assert float(stays) < float(density) - 100  # the negative control: small steps stay where they are
+    assert float(after) > float(density) - 1
+    torch.testing.assert_close(mended, good, atol=1e-3, rtol=0)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Density of the motion of hidden entities: frame by frame with the program's own step and noise."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,41 @@ def test_time_runs_back_to_where_it_came_from(case):
     assert forth.abs().median() < 1e-6
     assert back.abs().median() < 1e-6  # of the same laws, so as small
     assert motion.under(1 - true.structure).residual(path)[0].abs().median() > 1e-4  # and not of other ones
+
+
+def test_wide_noise_is_that_of_the_data_with_larger_scales_or_the_normal_distribution(case):
+    _, _, motion, path = case
+    with torch.no_grad():
+        residual, context = motion.residual(path)
+        scale = motion.unit_precision(residual, context).rsqrt()
+        square = (residual / scale / 10).square().sum(-1)  # [R, T - 1, N + N_hidden]
+        forgiving, strict = motion.widened(10.0), motion.widened(10.0, is_forgiving=False)
+        normal = torch.distributions.Normal(0.0, 10 * scale).log_prob(residual) + math.log(2 * math.pi) / 2
+        expected = normal.sum((-1, -2, -3)) + motion.log_start(path)
+        torch.testing.assert_close(strict.log_density(path), expected, rtol=1e-4, atol=1e-3)
+        # Student-t vectors of 4 degrees of freedom and 4 variables.
+        log_norm = math.lgamma(4.0) - math.lgamma(2.0) - 2 * math.log(4 * math.pi)
+        each = log_norm - (10 * scale).log().sum(-1) - 4 * torch.log1p(square / 4)
+        expected = each.sum((-1, -2)) + motion.log_start(path)
+        torch.testing.assert_close(forgiving.log_density(path), expected, rtol=1e-4, atol=1e-3)
+        near = strict.linearise(path)
+        torch.testing.assert_close(near.weight, near.unit)
+    assert (forgiving.linearise(path).weight < near.unit * 2.0).all()
+    assert motion.noise is not forgiving.noise
+
+
+def test_states_behind_a_wall_are_those_before_it(case):
+    _, _, motion, path = case
+    behind = path.clone()
+    wall = (motion.dynamics.high.double()[0] - motion.offset[0]) / motion.scale[0]
+    behind[:, 2, 0, 0] = 2 * wall - path[:, 2, 0, 0]
+    behind[:, 2, 0, 2] = (path[:, 2, 0, 2] * motion.scale[2] + motion.offset[2]).abs() / motion.scale[2]
+    with torch.no_grad():
+        moved = motion.inside(behind)
+        assert (motion.inside(path) == path).all()
+        torch.testing.assert_close(moved[:, 2, 0, 0], path[:, 2, 0, 0], rtol=0, atol=1e-9)
+        assert (moved[:, 2, 0, 2] * motion.scale[2] + motion.offset[2] < 0).all()
+        ahead, behind = (motion.predict(each)[0][:, 2] for each in (moved, behind))
+        assert ((ahead[:, 3:] - behind[:, 3:]).abs() < 0.05).all()
+    others = [t for t in range(6) if t != 2]
+    assert (moved[:, others] == path[:, others]).all()
