@@ -182,7 +182,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--measurement-noise",
         type=standard_deviations,
         metavar="SD",
-        help="of --observation noisy, raw units: one for all state variables, or one for each with commas between",
+        help="of --observation noisy, raw units: one for all state variables, or one for each with commas between; "
+        "default: estimated from the scenes",
     )
     sub.add_argument("--num-chains", type=COUNT, default=4)
     sub.add_argument("--num-draws", type=COUNT, default=500)

@@ -26,7 +26,7 @@ from pyro_nri.learning.checkpoint import Checkpoint, Ensemble, load_model, save_
 from pyro_nri.learning.matching import LOW_AGREEMENT
 from pyro_nri.learning.mixtures import CONDITIONING, infer_ensemble, trained_on
 from pyro_nri.model.spec import ModelSpec
-from pyro_nri.observations import check_observation, infer_states, infers_states
+from pyro_nri.observations import check_observation, infer_states, infers_states, told_of_noise
 from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.diagnostics import summarize
@@ -294,6 +294,8 @@ def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     choices = {name: getattr(arguments, name) for name in names} | {"show_progress": not arguments.quiet}
     if infers_states(arguments):
         draws = infer_states(arguments, checkpoint, scenes, resume, on_segment)
+        for sentence in told_of_noise(draws, scenes.state_names):
+            note(sentence)
     elif isinstance(checkpoint, Ensemble):
         draws = infer_ensemble(checkpoint, scenes, fingerprints=recordings.fingerprints, resume=resume, **choices)
     else:

@@ -1,7 +1,7 @@
 """What ``infer`` does where states are in doubt: those of hidden entities, and recorded ones with measurement noise."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pyro_nri.inference.draws import Draws
@@ -28,12 +28,10 @@ def check_observation(arguments: argparse.Namespace) -> None:
         arguments: those of ``infer``.
 
     Raises:
-        ValueError: noise is missing or not asked for, or an option belongs to inference of structures alone.
+        ValueError: noise is not asked for, or an option belongs to inference of structures alone.
     """
     if arguments.observation == "exact" and arguments.measurement_noise is not None:
         raise ValueError("--measurement-noise goes with --observation noisy, and states are taken for exact here")
-    if arguments.observation == "noisy" and arguments.measurement_noise is None:
-        raise ValueError("--observation noisy needs --measurement-noise, its standard deviation in the data's units")
     if arguments.observation == "noisy" and arguments.num_hidden == "auto":
         raise ValueError("--observation noisy needs a number of hidden entities: --num-hidden must be 0, 1 or 2")
     if not infers_states(arguments):
@@ -79,6 +77,21 @@ def infer_states(
     if arguments.observation == "noisy":
         return infer_noisy(checkpoint.model, scenes, arguments.measurement_noise, number, **chains, **run)
     return infer_hidden(checkpoint.model, scenes, number, **chains, **run)
+
+
+def told_of_noise(draws: Draws, state_names: Sequence[str]) -> list[str]:
+    """What a user should know of the noise that draws were made under.
+
+    Args:
+        draws: of structures and states.
+        state_names: of the recordings.
+    """
+    if draws.recorded is None or not draws.recorded.noise_estimated:
+        return []
+    noise = ", ".join(
+        f"{name} {value:.3g}" for name, value in zip(state_names, draws.recorded.measurement_noise, strict=True)
+    )
+    return [f"the standard deviation of the measurement was estimated from these scenes: {noise} (raw units)"]
 
 
 def _option(arguments: argparse.Namespace) -> str:

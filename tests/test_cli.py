@@ -548,7 +548,8 @@ def test_hidden_entities_from_the_shell(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_recordings_with_measurement_noise_from_the_shell(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pyro_nri.inference.noisy_run.WINDOWS", (1.0,))
+    monkeypatch.setattr("pyro_nri.inference.noisy_search.WINDOWS", (1.0,))
+    monkeypatch.setattr("pyro_nri.inference.noise_scale.NUM_WINDOWS", 4)
     monkeypatch.setattr("pyro_nri.inference.noisy_joint.NUM_RUNGS", 20)
     scenes = simulate("springs", 2, num_entities=3, num_frames=12, measurement_noise=0.01, seed=5)
     write_netcdf(replace(scenes, initial_state=None, edge_type=None), tmp_path / "scenes.nc")
@@ -594,3 +595,7 @@ def test_recordings_with_measurement_noise_from_the_shell(tmp_path, capsys, monk
     assert main([*noisy, "--quiet", "--resume"]) == 0
     again = read_posterior(out)
     assert np.array_equal(again["posterior/edge_type"].values, tree["posterior/edge_type"].values)
+    capsys.readouterr()
+    assert main([*command, "--quiet"]) == 0
+    assert "was estimated from these scenes: x 0.0" in capsys.readouterr().err
+    assert read_posterior(out)["recorded_posterior/noise_estimated"] == 1

@@ -92,6 +92,8 @@ ORDER: dict[str, Sequence[str]] = {
             "kernel",
             "run",
             "hidden_run",
+            "noisy_search",
+            "noise_scale",
             "noisy_run",
             "heldout",
         ],

@@ -94,10 +94,12 @@ class RecordedDraws:
     Attributes:
         state: at frame 0, without the noise of the measurement, raw units, float64 ``[C, S, G, N, D]``; padding: NaN.
         measurement_noise: standard deviation of the measurement of each state variable, raw units, ``[D]``.
+        noise_estimated: whether it was estimated from the same recordings, or given.
     """
 
     state: NDArray[np.float64]
     measurement_noise: NDArray[np.float64]
+    noise_estimated: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,49 +1,43 @@
 """Inference from recordings with measurement noise over many scenes: structures, true states, hidden entities."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord, RecordedDraws
-from pyro_nri.inference.noisy_guess import guess
-from pyro_nri.inference.noisy_joint import Fits, State, init, search, step
+from pyro_nri.inference.noise_scale import estimate_noise, noise_scale
+from pyro_nri.inference.noisy_joint import Fits, init, step
+from pyro_nri.inference.noisy_search import MIN_FRAMES, gathered, noisy_model, search_chains
 from pyro_nri.inference.proposals import make_proposal
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.model.hidden import STEPS, is_stiff
-from pyro_nri.model.noisy import NoisyModel, with_measurement_noise
+from pyro_nri.model.noisy import NoisyModel
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
-from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes.scenes import Scenes
 
 #: Numbers of hidden entities that may be asked for.
 NUMBERS = (0, 1, 2)
 #: Scenes whose chains move side by side.
 CHUNK_SCENES = 8
-#: Annealed searches for the references of the chains, before warm-up, by the shares of the frames that they look at:
-#: over a long window a path that starts a little wrong ends far off, and nothing points back.
-WINDOWS = (0.3, 0.3, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0)
-#: Searches side by side where something is hidden; the best of them are the starts of the chains.
-NUM_SEARCHERS = 12
-#: Chains whose log joint is lower than the best by this and the number of latents are left behind.
-LEFT_BEHIND = 30.0
 #: Draws whose hidden paths are kept.
 NUM_PATHS = 100
-#: Frames that a path needs to say anything.
-MIN_FRAMES = 5
-#: Standard deviations of the measurement that can be squared, and their inverses.
-LEAST_NOISE, MOST_NOISE = 1e-100, 1e100
+
+
+class Noise(NamedTuple):
+    """Standard deviations of the measurement, raw units, ``[D]``, and whether they are an estimate."""
+
+    scale: Tensor
+    is_estimated: bool
 
 
 def infer_noisy(
     model: SceneModel,
     scenes: Scenes,
-    measurement_noise: float | Sequence[float],
+    measurement_noise: float | Sequence[float] | None = None,
     num_hidden: int = 0,
     *,
     num_chains: int = 4,
@@ -66,12 +60,14 @@ def infer_noisy(
         scenes: B scenes, each with its own structure. Missing states do not count; beside hidden entities there may be
             none.
         measurement_noise: standard deviation of the measurement, raw units: one for all state variables or one for each
-            of the D.
+            of the D. By default it is estimated from these scenes, see
+            :func:`~pyro_nri.inference.noise_scale.estimate_noise`, and from there on taken for known.
         num_hidden: 0, 1 or 2 entities without data in every scene.
         num_chains: C; chains start from structures that noisy impulses make plausible.
         num_draws: draws that each chain keeps.
         num_warmup: steps before, which are not kept.
-        seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
+        seed: fixes all random numbers; with noise that is given, results do not depend on which other scenes are
+            inferred beside.
         resume: draws of an interrupted run of the same call: its scenes are done.
         on_chunk: called with the draws of all scenes so far.
         show_progress: progress bar on standard error.
@@ -86,58 +82,26 @@ def infer_noisy(
             is of another run.
     """
     model, scenes = model.on("cpu"), scenes.to(device="cpu")
-    scale = _checked(model, scenes, measurement_noise, num_hidden)
+    given = None if measurement_noise is None else noise_scale(measurement_noise, len(model.state_names))
+    _check(model, scenes, num_hidden)
     check_counts(num_chains, num_draws, num_warmup)
+    if given is not None:
+        noise = Noise(given, is_estimated=False)
+    elif resume is not None and resume.recorded is not None:
+        noise = Noise(torch.as_tensor(resume.recorded.measurement_noise), is_estimated=True)
+    else:
+        noise = Noise(estimate_noise(model, scenes, num_hidden, seed=seed), is_estimated=True)
     if resume is not None:
-        _check_resumed(resume, scenes, scale, num_hidden, num_chains, num_draws, seed)
+        _check_resumed(resume, scenes, noise, num_hidden, num_chains, num_draws, seed)
 
     def run(some: slice, tick: Callable[[float], None]) -> Draws:
-        return _run(model, scenes[some], scale, num_hidden, seed, num_chains, num_draws, num_warmup, tick)
+        return _run(model, scenes[some], noise, num_hidden, seed, num_chains, num_draws, num_warmup, tick)
 
     return run_chunks(scenes, CHUNK_SCENES, run, resume=resume, on_chunk=on_chunk, show_progress=show_progress)
 
 
-def noise_scale(measurement_noise: float | Sequence[float], num_states: int) -> Tensor:
-    """Standard deviations of the measurement of each state variable, float64 ``[D]``.
-
-    Args:
-        measurement_noise: one for all state variables or one for each, raw units.
-        num_states: D.
-
-    Raises:
-        ValueError: they are out of range, or neither one nor D of them.
-    """
-    given = [measurement_noise] if isinstance(measurement_noise, int | float) else list(measurement_noise)
-    for value in given:
-        if not 0 < value < math.inf:
-            raise ValueError(f"measurement_noise must be a positive standard deviation, found {value:g}")
-        if not LEAST_NOISE <= value <= MOST_NOISE:
-            raise ValueError(
-                f"measurement_noise must be from {LEAST_NOISE:g} to {MOST_NOISE:g}, found {value:g}: beyond, its "
-                f"square is no number"
-            )
-    if len(given) not in (1, num_states):
-        raise ValueError(
-            f"measurement_noise must be one number or one for each of {num_states} state variables, found {len(given)}"
-        )
-    return torch.tensor(given, dtype=torch.float64).expand(num_states).clone()
-
-
-def noisy_model(model: SceneModel, scale: Tensor, num_hidden: int) -> NoisyModel:
-    """The noisy program of a model, with as few sub-steps of a frame as its forces need.
-
-    Args:
-        model: trained pair forces.
-        scale: standard deviations of the measurement, raw units, ``[D]``.
-        num_hidden: entities without data.
-    """
-    dynamics, *_ = model.impulse_parts
-    return with_measurement_noise(model, scale, num_hidden=num_hidden, num_substeps=STEPS[int(is_stiff(dynamics))])
-
-
-def _checked(model: SceneModel, scenes: Scenes, measurement_noise: float | Sequence[float], num_hidden: int) -> Tensor:
-    """Standard deviations of the measurement, ``[D]``."""
-    scale = noise_scale(measurement_noise, len(model.state_names))
+def _check(model: SceneModel, scenes: Scenes, num_hidden: int) -> None:
+    """Refuse what cannot be inferred."""
     if num_hidden not in NUMBERS:
         raise ValueError(f"num_hidden must be 0, 1 or 2 for recordings with measurement noise, found {num_hidden!r}")
     if model.impulse_noise is None:
@@ -161,16 +125,15 @@ def _checked(model: SceneModel, scenes: Scenes, measurement_noise: float | Seque
             f"{scenes.num_entities} recorded and {num_hidden} hidden entities give each receiver {codes} codes of "
             f"incoming edges, at most {MAX_TABLE_CODES}: leave out entities"
         )
-    return scale
 
 
 def _check_resumed(
-    draws: Draws, scenes: Scenes, scale: Tensor, num_hidden: int, num_chains: int, num_draws: int, seed: int
+    draws: Draws, scenes: Scenes, noise: Noise, num_hidden: int, num_chains: int, num_draws: int, seed: int
 ) -> None:
     if draws.recorded is None:
         raise ValueError("resume is of a run that took the recorded states for exact")
     choices = {
-        "measurement_noise": (draws.recorded.measurement_noise.tolist(), scale.tolist()),
+        "measurement_noise": (draws.recorded.measurement_noise.tolist(), noise.scale.tolist()),
         "num_hidden": (0 if draws.hidden is None else draws.hidden.numbers[0], num_hidden),
     }
     check_resumed(draws, scenes, choices, num_chains, num_draws, seed)
@@ -179,7 +142,7 @@ def _check_resumed(
 def _run(
     model: SceneModel,
     scenes: Scenes,
-    scale: Tensor,
+    noise: Noise,
     num_hidden: int,
     seed: int,
     num_chains: int,
@@ -187,20 +150,20 @@ def _run(
     num_warmup: int,
     tick: Callable[[float], None],
 ) -> Draws:
-    noisy = noisy_model(model, scale, num_hidden)
+    noisy = noisy_model(model, noise.scale, num_hidden)
     scenes = noisy.prepare(scenes)
     prior = noisy.prior(noisy.edge_mask(scenes))
     stream = Stream(seed, keys(scenes.group_names), num_chains).child(f"noisy, {num_hidden} hidden")
     moves = make_proposal("uniform", prior, seed=seed)
     kept = []
     with torch.no_grad():
-        structure, starts, doubt = _searched(model, noisy, scenes, prior, stream, seed)
+        structure, starts, doubt = search_chains(model, noisy, scenes, prior, stream, seed)
         moves.adapt(doubt.expand(num_chains, -1, -1))
         fits = Fits(noisy, scenes, prior, structure, starts)
         state = init(fits, structure, stream)
         for number in range(num_warmup + num_draws):
             if number == num_warmup // 2 > 0:
-                fits = Fits(noisy, scenes, prior, *_gathered(state))
+                fits = Fits(noisy, scenes, prior, *gathered(state))
                 state = init(fits, fits.references, stream.child("renewal"))
             state = step(state, fits, moves, stream, number)
             if number >= num_warmup:
@@ -229,36 +192,8 @@ def _run(
         num_evaluations=num_warmup + num_draws,
         prior=PriorRecord.of(prior),
         hidden=hidden,
-        recorded=RecordedDraws(recorded.numpy(), scale.numpy()),
+        recorded=RecordedDraws(recorded.numpy(), noise.scale.numpy(), noise.is_estimated),
     )
-
-
-def _searched(
-    model: SceneModel, noisy: NoisyModel, scenes: Scenes, prior: StructureDistribution, stream: Stream, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where C chains begin: structures ``[C, B, E]``, latents ``[C, B, P]``; and the doubt in each edge ``[B, E]``."""
-    number = max(stream.num_chains, NUM_SEARCHERS) if noisy.num_hidden else stream.num_chains
-    many = replace(stream, num_chains=number).child("search")
-    found = guess(model, noisy, scenes, prior, many)
-    moves = make_proposal("uniform", prior, seed=seed)
-    moves.adapt(found.doubt.expand(number, -1, -1))
-    structure, starts = found.structure, found.starts
-    for place, share in enumerate(WINDOWS):
-        window = scenes.frames(0, max(MIN_FRAMES, math.ceil(share * scenes.num_frames)))
-        state = search(Fits(noisy, window, prior, structure, starts), moves, many.child(f"window {place}"))
-        structure, starts = _gathered(state)
-    order = state.log_joint.argsort(0, descending=True)[: stream.num_chains]  # [C, B]
-    scene = torch.arange(scenes.num_scenes)
-    return structure[order, scene], starts[order, scene], found.doubt
-
-
-def _gathered(state: State) -> tuple[Tensor, Tensor]:
-    """Structures ``[C, B, E]`` and latents to go on from: chains that are left far behind go on from the best."""
-    best = state.log_joint.argmax(0)  # [B]
-    scene = torch.arange(len(best))
-    behind = state.log_joint < state.log_joint.amax(0) - LEFT_BEHIND - state.value.shape[-1]
-    structure = torch.where(behind[..., None], state.structure[best, scene], state.structure)
-    return structure, torch.where(behind[..., None], state.value[best, scene], state.value)
 
 
 def _hidden(noisy: NoisyModel, scenes: Scenes, structure: Tensor, value: Tensor, first: Tensor) -> HiddenDraws:

@@ -13,13 +13,15 @@ def recorded_dataset(recorded: RecordedDraws, state_names: tuple[str, ...], grou
     """The group ``recorded_posterior``.
 
     ``initial_state`` (chain, draw, scene, entity, state): states at the first frame without the noise of the
-    measurement, raw units, NaN for padding; ``measurement_noise`` (state): its standard deviations.
+    measurement, raw units, NaN for padding; ``measurement_noise`` (state): its standard deviations;
+    ``noise_estimated``: 1 where they were estimated from these recordings.
     """
     num_chains, num_draws, _, num_entities, _ = recorded.state.shape
     return xr.Dataset(
         {
             "initial_state": (("chain", "draw", "scene", "entity", "state"), recorded.state),
             "measurement_noise": ("state", recorded.measurement_noise),
+            "noise_estimated": ((), int(recorded.noise_estimated)),
         },
         coords={
             "chain": np.arange(num_chains),
@@ -33,7 +35,8 @@ def recorded_dataset(recorded: RecordedDraws, state_names: tuple[str, ...], grou
 
 def recorded_of(dataset: xr.Dataset) -> RecordedDraws:
     """Undo :func:`recorded_dataset`."""
-    return RecordedDraws(state=dataset["initial_state"].values, measurement_noise=dataset["measurement_noise"].values)
+    estimated = bool(dataset["noise_estimated"]) if "noise_estimated" in dataset else False  # files of before
+    return RecordedDraws(dataset["initial_state"].values, dataset["measurement_noise"].values, estimated)
 
 
 def is_noisy(tree: xr.DataTree) -> bool:

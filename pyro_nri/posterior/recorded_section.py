@@ -2,7 +2,7 @@
 
 import xarray as xr
 
-from pyro_nri.posterior.recorded import GROUP, initial_states_frame
+from pyro_nri.posterior.recorded import GROUP, initial_states_frame, recorded_of
 from pyro_nri.posterior.sections import MAX_ROWS, Section, table_of
 
 
@@ -16,9 +16,10 @@ def recorded_entities(tree: xr.DataTree) -> Section:
     dataset = tree.children[GROUP].to_dataset()
     noise = zip(dataset["state"].values, dataset["measurement_noise"].values, strict=True)
     told = ", ".join(f"{name} {value:g}" for name, value in noise)
+    known = "estimated from these recordings" if recorded_of(dataset).noise_estimated else "given"
     section.paragraphs.append(
-        f"Recorded states were taken for noisy, with standard deviations {told} in raw units. True states follow the "
-        f"learned laws exactly from the first frame on; intervals are as good as laws and noise are."
+        f"Recorded states were taken for noisy, with standard deviations {told} in raw units, {known}. True states "
+        f"follow the learned laws exactly from the first frame on; intervals are as good as laws and noise are."
     )
     columns = {name: name for name in ("scene", "entity", "state", "recorded", "mean", "low", "high")}
     frame = initial_states_frame(tree).head(MAX_ROWS)

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nri.inference.noisy_run import infer_noisy, noise_scale
+from pyro_nri.inference.noisy_run import infer_noisy
 from pyro_nri.learning.checkpoint import load_checkpoint
 from pyro_nri.model.spec import ModelSpec, build_model
+from pyro_nri.posterior.convert import to_datatree, to_draws
+from pyro_nri.posterior.recorded_section import recorded_entities
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
 
@@ -21,7 +23,7 @@ OPTIONS = {"num_chains": 2, "num_draws": 8, "num_warmup": 2, "seed": 0}
 def short_searches():
     """These scenes are easy: few searches will do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyro_nri.inference.noisy_run.WINDOWS", (0.5, 1.0))
+        patch.setattr("pyro_nri.inference.noisy_search.WINDOWS", (0.5, 1.0))
         patch.setattr("pyro_nri.inference.noisy_joint.NUM_ANNEALED", 60)
         patch.setattr("pyro_nri.inference.noisy_joint.NUM_RUNGS", 20)
         yield
@@ -136,9 +138,23 @@ def test_every_prior(laws, scenes, prior):
     assert np.array_equal(found.edge_type[..., [0, 1, 3]], found.edge_type[..., [2, 4, 5]])  # both edges of each pair
 
 
-def test_scales_of_the_noise():
-    assert noise_scale(0.1, 3).tolist() == [0.1] * 3
-    assert noise_scale((0.1, 0.2), 2).tolist() == [0.1, 0.2]
+def test_noise_is_estimated_where_it_is_not_given(laws, scenes, monkeypatch):
+    monkeypatch.setattr("pyro_nri.inference.noisy_run.CHUNK_SCENES", 2)
+    monkeypatch.setattr("pyro_nri.inference.noise_scale.NUM_WINDOWS", 4)
+    kept = []
+    whole = infer_noisy(laws.model, scenes, on_chunk=kept.append, **OPTIONS)
+    assert whole.recorded.noise_estimated
+    assert np.abs(np.log(whole.recorded.measurement_noise / NOISE)).max() < 0.7
+    monkeypatch.setattr("pyro_nri.inference.noisy_run.estimate_noise", None)  # what was begun keeps its noise
+    resumed = infer_noisy(laws.model, scenes, resume=kept[0], **OPTIONS)
+    assert np.array_equal(resumed.recorded.measurement_noise, whole.recorded.measurement_noise)
+    assert np.array_equal(resumed.edge_type, whole.edge_type)
+    again = infer_noisy(laws.model, scenes, whole.recorded.measurement_noise.tolist(), **OPTIONS)
+    assert not again.recorded.noise_estimated
+    assert np.array_equal(again.edge_type, whole.edge_type)
+    section = recorded_entities(to_datatree(whole, scenes))
+    assert "estimated from these recordings" in section.paragraphs[0]
+    assert to_draws(to_datatree(whole, scenes)).recorded.noise_estimated
 
 
 def message_passing():
