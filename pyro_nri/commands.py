@@ -41,6 +41,8 @@ from pyro_nri.scenes.tables import to_dataframe
 from pyro_nri.scenes.velocities import with_velocities
 
 SECONDS_BETWEEN_SAVES = 20.0
+#: Warm-up by default: of structures, and of structures with states.
+NUM_WARMUP = {False: 500, True: 100}
 # Arguments of train that may change when it goes on.
 _NO_CHOICES = ("command", "command_line", "json", "quiet", "num_threads", "scenes", "device", "resume", "out")
 # What a run that was interrupted before an argument existed had in its place.
@@ -228,6 +230,8 @@ def _device(name: str) -> torch.device:
 def infer(arguments: argparse.Namespace) -> dict[str, Any]:
     """A posterior file; chains that were interrupted are kept in it, marked incomplete."""
     check_observation(arguments)
+    if arguments.num_warmup is None:
+        arguments.num_warmup = NUM_WARMUP[infers_states(arguments)]
     checkpoint = load_model(arguments.model)
     recordings = _read(arguments, arguments.scenes)
     window = slice(*arguments.frames or (None, None))

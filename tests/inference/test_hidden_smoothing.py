@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -195,6 +196,12 @@ def test_intervals_of_charged_paths_hold_the_truth_after_close_encounters(charge
     torch.testing.assert_close(
         torch.as_tensor(drawn.hidden.state)[..., 0, :].mean((0, 1)), true[:, 0], atol=1e-3, rtol=0
     )
+    # A path is held for one draw or several; where it is held nothing was proposed, and it stays the same.
+    state = drawn.hidden.state[:, :, :, 0]
+    changed = (np.diff(state, axis=1) != 0).any(-1)
+    assert drawn.proposed[:, 0].all()
+    assert (drawn.proposed[:, 1:] | ~changed).all()
+    assert (drawn.proposed | ~drawn.accepted).all()
     # Under edges that are not those of the data the same path is out of the question.
     wrong = known.clone()
     wrong[:, -1] = 1 - wrong[:, -1]
