@@ -187,7 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--num-chains", type=COUNT, default=4)
     sub.add_argument("--num-draws", type=COUNT, default=500)
-    sub.add_argument("--num-warmup", type=number(int, 0), help="default: 500; 100 where states are inferred with structures")
+    sub.add_argument("--num-warmup", type=number(int, 0), help="default: 500, where states are inferred 100")
     sub.add_argument("--num-replicas", type=COUNT, default=1, help="of each chain, for parallel tempering")
     sub.add_argument("--thin", type=COUNT, default=1)
     sub.add_argument("--resume", action="store_true", help="go on with the chains of an interrupted run")
