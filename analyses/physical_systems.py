@@ -111,9 +111,9 @@ def run_cell(cell: Cell, device: str = "cpu") -> list[Cell]:
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds, in the order of the methods."""
     keys = ["system", "method", "num_train"]
-    errors = [f"mse_{step}{end}" for step in STEPS for end in ("", "_median")]
-    numbers = [*dict.fromkeys([*frame.drop(columns=keys).select_dtypes(("number", "bool")), *errors])]
-    means = frame.reindex(columns=[*keys, *numbers]).groupby(keys, as_index=False).mean()
+    scores = product(("edge_accuracy", *(f"mse_{step}" for step in STEPS)), ("", "_low", "_high", "_median"))
+    numbers = [*frame.drop(columns=keys).select_dtypes(("number", "bool")), *map("".join, scores)]
+    means = frame.reindex(columns=[*dict.fromkeys([*keys, *numbers])]).groupby(keys, as_index=False).mean()
     places = [*SYSTEMS, *METHODS]
     return means.sort_values(keys[:2], key=lambda names: names.map(places.index), kind="stable", ignore_index=True)
 
@@ -161,7 +161,7 @@ def draw(table: pd.DataFrame) -> Figure:
             )
             hollow = {"facecolors": "none", "edgecolors": COLOURS[s], "marker": "os"[s], "s": 30}
             ax.scatter(part[f"published_{column}"] * factor, y, **hollow, label=f"{system}, published")
-        ax.set(xlabel=label, xscale="log" if column == "mse_10" else "linear")
+        ax.set(xlabel=label, xscale="log" if column == "mse_10" and table[column].notna().any() else "linear")
         ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         ax.grid(axis="x", color="0.92")
         ax.set_axisbelow(True)

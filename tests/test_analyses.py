@@ -244,6 +244,15 @@ def test_held_out_classes_share_no_graph():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("only", ["supervised", "static"])  # of which one predicts nothing, one infers nothing
+def test_physical_systems_in_part(tmp_path, only):
+    script = load("physical_systems")
+    script.main(["--smoke", "--only", only, "--out", str(tmp_path)])
+    check_picture(tmp_path / "physical_systems_smoke.png")
+    assert f"| springs | {only}" in (tmp_path / "physical_systems_smoke.md").read_text()
+
+
+@pytest.mark.slow
 def test_physical_systems(tmp_path, capsys, monkeypatch):
     script = load("physical_systems")
     script.main(["--smoke", "--out", str(tmp_path)])

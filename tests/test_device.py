@@ -139,6 +139,7 @@ def test_training_gives_nearly_the_same_model(scenes, models, name):
         assert abs(found.training["edge_accuracy"] - here.training["edge_accuracy"]) < 0.1
         laws, others = laws_frame(found), laws_frame(here)
         covered = (laws["covered"] & others["covered"]).to_numpy()
+        assert covered.any() or name == "charges"  # which are no springs
         same(laws["force"].to_numpy()[covered], others["force"].to_numpy()[covered], 1e-2)
     else:
         for key, value in here.model.state_dict().items():
@@ -266,7 +267,7 @@ def test_ensembles(scenes):
     made = fit_ensemble(scenes, spec=spec, num_models=2, num_steps=2, seed=0, device=DEVICE)
     made.to(DEVICE)
     draws = infer_ensemble(made, scenes, fingerprints=scenes.fingerprints, num_draws=2, seed=0)
-    assert draws.edge_probability is not None
+    assert draws.edge_probability.shape == (7, 12, 2)
     crossed = cross_fit(scenes, spec=spec, num_folds=2, num_steps=2, seed=0, device=DEVICE)
     assert len(crossed.members) == 2
 
@@ -283,7 +284,8 @@ def test_answers(scenes, moved, name, tmp_path):
     assert len(compare_models({"one": checkpoint, "other": checkpoint}, new, seed=0)) > 0
     assert len(psis_loo(checkpoint, tree, scenes.frames(0, 10), num_transitions=3)) > 0
     assert len(leave_future_out(checkpoint, scenes, seed=0)) > 0
-    assert predict(checkpoint.model, tree, scenes, start=10, num_steps=2) is not None
+    paths = predict(checkpoint.model, tree, scenes, start=10, num_steps=2)
+    assert paths["mean"].shape == (8, 2, 4, 4)
     if name == "pair forces":
         assert len(laws_frame(checkpoint)) > 0
     write_report(tree, tmp_path / "report.html", checkpoint=checkpoint, truth=scenes, num_replicates=20)

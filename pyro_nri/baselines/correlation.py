@@ -64,8 +64,23 @@ def fit_correlation(scenes: Scenes, *, lstm: Lstm | None = None, num_edge_types:
     units = StateUnits(scenes.state_size).double()
     units.fit(scenes)
     mask = scenes.edge_mask[scenes.group_first_scene]
-    value, order = correlations(scenes, units, lstm)[mask].sort(stable=True)
-    is_type = torch.nn.functional.one_hot(truth[mask][order], num_types).double()
+    threshold, share = fit_threshold(correlations(scenes, units, lstm)[mask], truth[mask], num_types)
+    return Correlation(lstm, units, threshold, share.log())
+
+
+def fit_threshold(value: Tensor, truth: Tensor, num_types: int) -> tuple[float, Tensor]:
+    """The threshold of a number of each edge that gets most edges right.
+
+    Args:
+        value: of each edge, ``[M]``.
+        truth: true types, long ``[M]``.
+        num_types: K.
+
+    Returns:
+        The threshold, and the share of each type among edges at or below it and above it, ``[2, K]``.
+    """
+    value, order = value.sort(stable=True)
+    is_type = torch.nn.functional.one_hot(truth[order], num_types).double()
     below = torch.cat([is_type.new_zeros(1, num_types), is_type.cumsum(0)])  # [M + 1, K], the first m edges
     counts = torch.stack([below, below[-1] - below], 1)  # [M + 1, 2, K]
     right = counts.amax(-1).sum(-1)
@@ -74,8 +89,7 @@ def fit_correlation(scenes: Scenes, *, lstm: Lstm | None = None, num_edge_types:
     best = int(torch.where(between, right, -torch.inf).argmax())
     ends = torch.cat([value[:1] - 1, value, value[-1:] + 1])
     threshold = float(ends[best] + ends[best + 1]) / 2
-    share = (counts[best] + 0.5) / (counts[best].sum(-1, keepdim=True) + num_types / 2)
-    return Correlation(lstm, units, threshold, share.log())
+    return threshold, (counts[best] + 0.5) / (counts[best].sum(-1, keepdim=True) + num_types / 2)
 
 
 def correlations(scenes: Scenes, units: StateUnits, lstm: Lstm | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pyro_nri.inference.noisy_search import noisy_model, search_chains
 from pyro_nri.inference.streams import Stream, keys
@@ -50,7 +51,9 @@ def noise_scale(measurement_noise: float | Sequence[float], num_states: int) -> 
     return torch.tensor(given, dtype=torch.float64).expand(num_states).clone()
 
 
-def estimate_noise(model: SceneModel, scenes: Scenes, num_hidden: int = 0, *, seed: int) -> Tensor:
+def estimate_noise(
+    model: SceneModel, scenes: Scenes, num_hidden: int = 0, *, seed: int, show_progress: bool = False
+) -> Tensor:
     """Standard deviation of the measurement of each state variable, the same in all scenes.
 
     By expectation-maximisation: in each round structures and paths of short windows are drawn from their posterior
@@ -63,6 +66,7 @@ def estimate_noise(model: SceneModel, scenes: Scenes, num_hidden: int = 0, *, se
         scenes: recordings.
         num_hidden: entities without data.
         seed: fixes the draws.
+        show_progress: progress bar on standard error.
 
     Returns:
         Raw units, float64 ``[D]``.
@@ -84,7 +88,7 @@ def estimate_noise(model: SceneModel, scenes: Scenes, num_hidden: int = 0, *, se
     present = windows.entity_mask[:, None].expand(third.shape[:-1])
     least = LEAST_ESTIMATE * model.score_scale.double()
     scale = (third[present].median(0).values / (0.6745 * 20**0.5)).maximum(least)  # of normal numbers
-    for number in range(NUM_ROUNDS):
+    for number in tqdm(range(NUM_ROUNDS), desc="noise", unit="round", disable=not show_progress):
         before, scale = scale, _misfit(model, windows, scale, num_hidden, seed, number).maximum(least)
         if ((scale / before).log().abs() < SMALL_CHANGE).all():
             break

@@ -90,7 +90,9 @@ def infer_noisy(
     elif resume is not None and resume.recorded is not None:
         noise = Noise(torch.as_tensor(resume.recorded.measurement_noise), is_estimated=True)
     else:
-        noise = Noise(estimate_noise(model, scenes, num_hidden, seed=seed), is_estimated=True)
+        noise = Noise(
+            estimate_noise(model, scenes, num_hidden, seed=seed, show_progress=show_progress), is_estimated=True
+        )
     if resume is not None:
         _check_resumed(resume, scenes, noise, num_hidden, num_chains, num_draws, seed)
 

@@ -144,7 +144,9 @@ def test_noise_is_estimated_where_it_is_not_given(laws, scenes, monkeypatch):
     kept = []
     whole = infer_noisy(laws.model, scenes, on_chunk=kept.append, **OPTIONS)
     assert whole.recorded.noise_estimated
-    assert np.abs(np.log(whole.recorded.measurement_noise / NOISE)).max() < 0.7
+    # The middle one of 4 windows, each with 3 x 6 numbers of which 3 x 2 fix where its path begins.
+    error = 1.25 / (2 * (18 - 6) * 4) ** 0.5
+    assert np.abs(np.log(whole.recorded.measurement_noise / NOISE)).max() < 4 * error
     monkeypatch.setattr("pyro_nri.inference.noisy_run.estimate_noise", None)  # what was begun keeps its noise
     resumed = infer_noisy(laws.model, scenes, resume=kept[0], **OPTIONS)
     assert np.array_equal(resumed.recorded.measurement_noise, whole.recorded.measurement_noise)
