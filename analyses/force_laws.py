@@ -66,7 +66,7 @@ def cells(num_seeds: int, sizes: Cell, *, smoke: bool) -> list[Cell]:
     kinds = [(system, 100, "none") for system in NAMES] + [("springs", 10, "none")]
     kinds += [(system, 100, control) for system in ("charged", "springs") for control in CONTROLS]
     if smoke:
-        kinds = [("springs", 4, "none"), ("kuramoto", 4, "none"), ("springs", 4, "other scenes")]
+        kinds = [("springs", 4, "none"), ("kuramoto", 10, "none"), ("springs", 4, "other scenes")]
     return [
         {"system": system, "num_train": num_train, "control": control, "seed": seed, **sizes}
         for seed in range(num_seeds)
@@ -92,7 +92,8 @@ def run_cell(cell: Cell, prefix: str) -> list[Cell]:
     train = scenes_of(cell, cell["num_train"], cell["seed"] + 1, cell["num_entities"])
     spec = ModelSpec(2, dynamics="pair-forces", state_names=train.state_names)
     started = time.monotonic()
-    checkpoint = fit(train, spec=spec, minutes=cell["minutes"], seed=cell["seed"])
+    length = {name: cell[name] for name in ("minutes", "num_steps") if name in cell}
+    checkpoint = fit(train, spec=spec, **length, seed=cell["seed"])
     halves = checkpoint.training.get("halves", {"contradict": np.nan, "scenes": 1})
     training = {"training_seconds": time.monotonic() - started, "law_error": np.nan}
     training["halves_contradict"] = halves["contradict"] / halves["scenes"]
@@ -155,7 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     sizes: Cell = {name: getattr(arguments, name) for name in ("num_test", "num_large", "minutes")}
     sizes, name = {**sizes, "num_entities": 5, "large": 10, "num_frames": 49}, "force_laws"
     if arguments.smoke:
-        sizes = {"num_test": 4, "num_large": 2, "minutes": 0.05, "num_entities": 3, "large": 4, "num_frames": 12}
+        sizes = {"num_test": 4, "num_large": 2, "num_steps": 200, "num_entities": 3, "large": 4, "num_frames": 12}
         name += "_smoke"
     prefix = arguments.out / name
     wanted = cells(1 if arguments.smoke else arguments.seeds, sizes, smoke=arguments.smoke)
