@@ -41,8 +41,8 @@ ORDER: dict[str, Sequence[str]] = {
         "velocities",
     ],
     "dynamics": [
-        *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_forces"],
-        *["gravity", "hidden_paths", "integrated_paths", "rollout"],
+        *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_motion"],
+        *["pair_forces", "gravity", "hidden_paths", "integrated_paths", "reference_search", "rollout"],
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
@@ -99,7 +99,17 @@ ORDER: dict[str, Sequence[str]] = {
         ],
     ],
     "learning": [
-        *["checkpoint", "objectives", "pace", "bouncegrad", "law_regression", "force_limit", "laws", "law_bootstrap"],
+        *[
+            "checkpoint",
+            "objectives",
+            "pace",
+            "bouncegrad",
+            "law_regression",
+            "law_continuation",
+            "integrator",
+            "laws",
+            "law_bootstrap",
+        ],
         *["calibration", "chance", "agreement", "distill", "matching", "mixtures"],
     ],
     "baselines": [

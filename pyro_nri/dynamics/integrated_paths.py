@@ -6,14 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.dynamics import sum_messages
 from pyro_nri.dynamics.impulses import ImpulseFeatures, path_block, replace_frames, unfold
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
-#: Sub-steps of a path that is integrated within a frame; even, for Simpson's rule.
-NUM_PATH_STEPS = 40
+#: Sub-steps of an integrated path within a frame, where the motion does not tell its own; even, for Simpson's rule.
+PATH_STEPS = 40
 #: Frames are integrated where ``dt² |df/dr| / 12`` exceeds this: there a cubic path is far from the motion.
 STIFF = 0.1
 
@@ -37,8 +36,8 @@ def refine(
     (block,) = features.blocks
     dt = scenes.time_step
     exists = dynamics.edge_exists(scenes)
-    stiff = (force_changes(dynamics, features, scenes) > STIFF).flatten(2).any(-1)
-    row = (stiff & features.mask.any(-1)).nonzero()  # [R, 2]
+    hard = hard_frames(dynamics, features, scenes)
+    row = hard.nonzero()  # [R, 2]
     if len(row) == 0:
         return features
     trajectory = scenes.trajectory.double()
@@ -46,18 +45,17 @@ def refine(
     incoming = edges.incoming_edges(scenes.num_entities).to(row.device)
     tried = torch.stack([each[scene] for each in references])  # [M, R, E]
     start, end = trajectory[scene, frame], trajectory[scene, frame + 1]  # [R, N, D]
-    ramp = torch.linspace(0, 1, NUM_PATH_STEPS + 1, dtype=torch.float64, device=start.device)
+    num_steps = path_steps(dynamics)
+    ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64, device=start.device)
     ramp = (3 * ramp**2 - 2 * ramp**3)[:, None]
     forth, back = _both_ways(dynamics, start, end, tried, scenes.edge_mask[scene], dt)
-    gap, chosen = (forth - back)[..., NUM_PATH_STEPS // 2, :].norm(dim=-1).min(0)  # [R, N]
+    gap, chosen = (forth - back)[..., num_steps // 2, :].norm(dim=-1).min(0)  # [R, N]
     index = chosen[..., None, None].expand(forth.shape[1:])[None]
     path = (forth.gather(0, index) * (1 - ramp) + back.gather(0, index) * ramp)[0]
     position, velocity = trajectory[..., dynamics.positions], trajectory[..., dynamics.velocities]
     _, _, wall = unfold(position, velocity, dynamics.low.double(), dynamics.high.double(), dt)
-    simpson = torch.ones_like(ramp[:, 0])
-    simpson[1:-1:2], simpson[2:-1:2] = 4, 2
     sign = _sign_after_bounce(path, wall[scene, frame])
-    weight = dynamics.over_velocities(simpson / simpson.sum())
+    weight = dynamics.over_velocities(_quadrature(dynamics, ramp[:, 0]))
     better_block = path_block(path, sign, weight, exists[scene, 0], row)
     if dynamics.force_limit.isfinite():
         types = tried[:, :, incoming].gather(0, chosen[None, ..., None].expand(1, *chosen.shape, incoming.shape[1]))[0]
@@ -70,8 +68,47 @@ def refine(
     closest, own_error = block.coordinate.amin(-1), _own_error(dynamics, scenes)
     closest[scene, frame] = better_block.coordinate.amin(-1)
     own_error[scene, frame] = gap / 2
-    context = dynamics.context(scenes, closest, own_error, stiff[..., None])
+    context = dynamics.context(scenes, closest, own_error, hard[..., None])
     return replace_frames(features, better_block, context)
+
+
+def hard_frames(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes) -> Tensor:
+    """Which frames of scenes with cubic paths need integrated ones, bool ``[B, T - 1]``."""
+    stiff = (force_changes(dynamics, features, scenes) > STIFF).flatten(2).any(-1)
+    return stiff & features.mask.any(-1)
+
+
+def path_gaps(
+    dynamics: PairForces, start: Tensor, end: Tensor, structures: Tensor, edge_mask: Tensor, duration: float
+) -> Tensor:
+    """How far the motions from both ends of frames pass by each other in their middle, ``[M, R, N]``.
+
+    Args:
+        dynamics: with fitted laws.
+        start: states ``[R, N, D]``, raw units.
+        end: states a frame later ``[R, N, D]``.
+        structures: M for each of them, long ``[M, R, E]``.
+        edge_mask: bool ``[R, E]``.
+        duration: time of a frame.
+    """
+    forth, back = _both_ways(dynamics, start, end, structures, edge_mask, duration)
+    gap: Tensor = (forth - back)[..., path_steps(dynamics) // 2, :].norm(dim=-1)
+    return gap
+
+
+def path_steps(dynamics: PairForces) -> int:
+    """Sub-steps of a path that is integrated within a frame."""
+    return int(dynamics.leapfrog_steps) or PATH_STEPS
+
+
+def _quadrature(dynamics: PairForces, like: Tensor) -> Tensor:
+    """Weights of the P + 1 positions of a path, ``[P + 1]``; those of a leapfrog are what it does."""
+    weight = torch.ones_like(like)
+    if dynamics.leapfrog_steps:
+        weight[0] = weight[-1] = 0.5
+    else:
+        weight[1:-1:2], weight[2:-1:2] = 4, 2
+    return weight / weight.sum()
 
 
 def force_changes(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes) -> Tensor:
@@ -81,31 +118,33 @@ def force_changes(dynamics: PairForces, features: ImpulseFeatures, scenes: Scene
     return slope * scenes.time_step**2 / 12
 
 
-def frame_errors(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor) -> Tensor:
-    """How far from the observed positions integrated motion ends, raw units, ``[R, N]``.
+def frame_errors(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor, limits: Tensor) -> Tensor:
+    """How far from the observed positions integrated motion ends under each of L limits of forces, ``[L, R, N]``.
 
     Args:
         dynamics: with fitted laws.
         scenes: B scenes in raw units.
         row: number of scene and frame of R frames, long ``[R, 2]``.
         structure: long ``[B, E]``.
+        limits: in place of the limit that the dynamics have, ``[L]``.
     """
     scene, frame = row.unbind(-1)
     trajectory = scenes.trajectory.double()
     path = _integrate(
         dynamics,
-        trajectory[scene, frame],
+        trajectory[scene, frame].expand(len(limits), -1, -1, -1),
         structure[scene],
         scenes.edge_mask[scene],
         scenes.time_step,
         dynamics.clock_lag,
+        limits[:, None, None, None],
     )
     gap: Tensor = (path[..., -1, :] - trajectory[scene, frame + 1][..., dynamics.positions]).norm(dim=-1)
     return gap
 
 
 def largest_force(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor) -> float:
-    """Largest component of the total force on an entity along integrated motion, as for :func:`frame_errors`."""
+    """Largest component of the total force on an entity along integrated motion, under the limit there is."""
     scene, frame = row.unbind(-1)
     start = scenes.trajectory.double()[scene, frame]
     path = _integrate(dynamics, start, structure[scene], scenes.edge_mask[scene], scenes.time_step, dynamics.clock_lag)
@@ -143,7 +182,7 @@ def _both_ways(
         duration: time from start to end.
 
     Returns:
-        Twice ``[M, R, N, NUM_PATH_STEPS + 1, S]``.
+        Twice ``[M, R, N, P + 1, S]``.
     """
     back = end.clone()
     back[..., dynamics.velocities] *= -1  # which are now those of a later moment
@@ -154,17 +193,30 @@ def _both_ways(
 
 
 def _integrate(
-    dynamics: PairForces, state: Tensor, structure: Tensor, edge_mask: Tensor, duration: float, lag: Tensor
+    dynamics: PairForces,
+    state: Tensor,
+    structure: Tensor,
+    edge_mask: Tensor,
+    duration: float,
+    lag: Tensor,
+    limit: Tensor | None = None,
 ) -> Tensor:
-    """Positions at the start and after each of P = :data:`NUM_PATH_STEPS` sub-steps, ``[*batch, N, P + 1, S]``."""
-    table = dynamics.laws.table().detach().double()
-    time = state.new_tensor(duration / NUM_PATH_STEPS)
-    positions = [state[..., dynamics.positions]]
-    for _ in range(NUM_PATH_STEPS):
-        forces = dynamics.forces(state, structure, time, lag, table) * edge_mask[..., None]
-        state = dynamics.move(state, sum_messages(forces), time, lag)
-        positions.append(state[..., dynamics.positions])
-    return torch.stack(positions, dim=-2)
+    """Positions at the start and after each of P = sub-steps, ``[*batch, N, P + 1, S]``."""
+    num_steps = path_steps(dynamics)
+    motion, moved = dynamics.motion(
+        state,
+        structure,
+        edge_mask,
+        dynamics.laws.table().detach(),
+        num_steps,
+        state.new_tensor(duration / num_steps),
+        lag,
+        limit,
+    )
+    start = motion.flat(state[..., dynamics.positions])
+    path = torch.stack([start, *(position for position, _ in moved)])  # [P + 1, N, S, B]
+    path = path.permute(3, 1, 0, 2)
+    return path.reshape(*motion.batch, *path.shape[1:])
 
 
 def _sign_after_bounce(path: Tensor, wall: Tensor) -> Tensor:

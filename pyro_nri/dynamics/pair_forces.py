@@ -1,6 +1,8 @@
 """Forces along the separation, one learned law for each type of edge; the node module is an integrator."""
 
+import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from pyro_nri.dynamics.impulses import (
     reflected,
     unfold,
 )
+from pyro_nri.dynamics.pair_motion import PairMotion
 from pyro_nri.dynamics.walls import estimate_walls
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
@@ -38,9 +41,10 @@ class PairForces(AbstractDynamics):
     all entities at once, so a forward likelihood does not factorise over receivers; :meth:`features` prepares the one
     that does.
 
-    Two things that simulators do are learned with the laws (:mod:`pyro_nri.learning.laws`) and are part of every step:
-    velocities may be those of a moment ``clock_lag`` before the positions, and each component of the total force on an
-    entity may be capped at ``force_limit``. They start at 0 and infinity.
+    What simulators do is learned with the laws (:mod:`pyro_nri.learning.laws`) and is part of every step: velocities
+    may be those of a moment ``clock_lag`` before the positions, and each component of the total force on an entity may
+    be capped at ``force_limit``. They start at 0 and infinity. Where the lag is half a sub-step of a leapfrog, there
+    are ``leapfrog_steps`` of them in a frame (0: not known); paths within hard frames and rollouts take as many.
 
     Args:
         num_edge_types: K.
@@ -104,12 +108,14 @@ class PairForces(AbstractDynamics):
         self.register_buffer("length", torch.tensor(1.0))
         self.register_buffer("clock_lag", torch.tensor(0.0))
         self.register_buffer("force_limit", torch.tensor(torch.inf))
+        self.register_buffer("leapfrog_steps", torch.tensor(0))
         self.time_step: Tensor
         self.low: Tensor
         self.high: Tensor
         self.length: Tensor
         self.clock_lag: Tensor
         self.force_limit: Tensor
+        self.leapfrog_steps: Tensor
 
     @property
     def context_size(self) -> int:
@@ -151,7 +157,67 @@ class PairForces(AbstractDynamics):
         occurring: Tensor = distance[seen]
         return occurring
 
+    def for_rollouts(self) -> "PairForces":
+        if not self.leapfrog_steps:
+            return self
+        fine = copy.copy(self)
+        fine.num_substeps = int(self.leapfrog_steps)
+        return fine
+
     # --- the forward model -------------------------------------------------------------------------------------------
+    def step(
+        self,
+        state: Tensor,
+        structure: Tensor,
+        *,
+        edge_mask: Tensor | None = None,
+        entity_kind: Tensor | None = None,
+    ) -> Tensor:
+        if self.circular:
+            return super().step(state, structure, edge_mask=edge_mask, entity_kind=entity_kind)
+        duration = self.time_step / self.num_substeps
+        motion, moved = self.motion(
+            state, structure, edge_mask, self.laws.table(), self.num_substeps, duration, self.clock_lag
+        )
+        for position, velocity in moved:  # noqa: B007
+            pass
+        order = [(self.positions + self.velocities).index(d) for d in range(self.state_size)]
+        return torch.cat([motion.unflat(position), motion.unflat(velocity)], dim=-1)[..., order]
+
+    def motion(
+        self,
+        state: Tensor,
+        structure: Tensor,
+        edge_mask: Tensor | None,
+        table: Tensor,
+        num_steps: int,
+        duration: Tensor,
+        lag: Tensor,
+        limit: Tensor | None = None,
+    ) -> tuple[PairMotion, Iterator[tuple[Tensor, Tensor]]]:
+        """Motion by sub-steps; not of phases.
+
+        Args:
+            state: ``[*batch, N, D]``, raw units; batches broadcast.
+            structure: long ``[*batch, E]``.
+            edge_mask: bool ``[*batch, E]``, or None.
+            table: of the laws, see :meth:`ForceLaws.table`.
+            num_steps: number of sub-steps.
+            duration: of each.
+            lag: in place of :attr:`clock_lag`; a number or ``[*batch, 1, 1]``.
+            limit: in place of :attr:`force_limit`; a number or ``[*batch, 1, 1]``.
+
+        Returns:
+            What knows the order of the axes, and positions and velocities after each sub-step, ``[N, S, B]``.
+        """
+        batch = torch.broadcast_shapes(state.shape[:-2], structure.shape[:-1])
+        motion = PairMotion(
+            self.laws, table.to(state.dtype), structure.expand(*batch, -1), edge_mask, (self.low, self.high)
+        )
+        position, velocity = motion.flat(state[..., self.positions]), motion.flat(state[..., self.velocities])
+        limit = self.force_limit if limit is None else limit
+        return motion, motion.run(position, velocity, num_steps, duration, motion.each(lag), motion.each(limit))
+
     def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:
         return self.forces(state, structure, self.time_step / self.num_substeps, self.clock_lag, self.laws.table())
 
@@ -178,7 +244,9 @@ class PairForces(AbstractDynamics):
             forces = self.laws.select(coordinate, structure, table)[..., None] * direction
         return forces
 
-    def move(self, state: Tensor, summed: Tensor, duration: Tensor, lag: Tensor) -> Tensor:
+    def move(self, state: Tensor, summed: Tensor, duration: Tensor, lag: Tensor, limit: Tensor | None = None) -> Tensor:
+        """State after a sub-step with the summed forces in its middle; ``limit`` in place of :attr:`force_limit`."""
+        limit = self.force_limit if limit is None else limit
         shape = torch.broadcast_shapes(state.shape[:-1], summed.shape[:-1])
         position = state[..., self.positions].expand(*shape, -1)
         velocity = state[..., self.velocities].expand(*shape, -1)
@@ -186,7 +254,7 @@ class PairForces(AbstractDynamics):
             own = state[..., -1:].expand(*shape, -1)
             rate = own + summed
             return torch.cat([position + duration * (velocity + rate) / 2, rate, own], dim=-1)
-        after = velocity + duration * summed.clamp(-self.force_limit, self.force_limit)
+        after = velocity + duration * summed.clamp(-limit, limit)
         # Velocities are those of a moment before the positions: the way has their mean at the later moment.
         position = position + duration * (velocity + after) / 2 + lag * (after - velocity)
         if self.low.isfinite().any() or self.high.isfinite().any():

@@ -31,8 +31,8 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Frames of the windows on which the power is fitted, beside all frames.
 WINDOWS = (5, 10, 20)
-#: Training scenes that are simulated anew, and the starts that each of them gives.
-MAX_SCENES, NUM_STARTS = 100, 6
+#: Training scenes that are simulated anew, the laws that they then follow, and the starts that each gives to a law.
+MAX_SCENES, NUM_LAWS, NUM_STARTS = 100, 3, 2
 #: Of the simulated scenes, how many with a path that is hard to follow and how many altogether are inferred.
 MAX_HARD, MAX_INFERRED = 100, 150
 #: Weight of the agreement of halves.
@@ -72,7 +72,9 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Ten
     counted = (importance[:, None, None] * exists)[exists]
 
     def case(part: Scenes) -> tuple[Tensor, Tensor]:
-        features = refined_features(dynamics, part, lambda smooth: most_likely_structure(dynamics, noise, smooth))
+        features = refined_features(
+            dynamics, part, lambda smooth: most_likely_structure(dynamics, noise, smooth), search=True
+        )
         table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
         return table.double(), power.covariates(features).double()
 
@@ -142,25 +144,26 @@ def simulate_again(
     chosen = chosen[complete[chosen].any(-1)]
     if len(chosen) == 0:
         return None
-    dynamics = copy.deepcopy(model.impulse_parts[0])
+    dynamics = copy.deepcopy(model.impulse_parts[0]).for_rollouts()
     measured, process = residual_scales(model, scenes, structure)
+    every = chosen.repeat(NUM_STARTS)
+    types, exists = structure[scenes.group_index[every]], scenes.edge_mask[every]
     paths = []
-    for _ in range(NUM_STARTS):
-        order = torch.rand(len(chosen), scenes.num_frames, generator=random)
-        frame = torch.where(complete[chosen], order, -1.0).argmax(-1)  # any of the complete ones
+    for _ in range(NUM_LAWS):
         number = int(torch.randint(1 if laws is None else len(laws), (), generator=random))
         if laws is not None:
             dynamics.laws.set_splines(laws[number])
-        state, types = scenes.trajectory[chosen, frame].double(), structure[scenes.group_index[chosen]]
-        frames = [state]
+        order = torch.rand(len(every), scenes.num_frames, generator=random)
+        frame = torch.where(complete[every], order, -1.0).argmax(-1)  # any of the complete ones
+        frames = [state := scenes.trajectory[every, frame].double()]
         with torch.no_grad():
             for _ in range(scenes.num_frames - 1):
-                state = rollout(dynamics, state, types, 1, edge_mask=scenes.edge_mask[chosen])[:, 0]
+                state = rollout(dynamics, state, types, 1, edge_mask=exists)[:, 0]
                 state = state + process * torch.randn(state.shape, generator=random, dtype=state.dtype)
                 frames.append(state)
         path = torch.stack(frames, 1)
         paths.append(path + measured * torch.randn(path.shape, generator=random, dtype=path.dtype))
-    path, kept = torch.cat(paths), chosen.repeat(NUM_STARTS)
+    path, kept = torch.cat(paths), every.repeat(NUM_LAWS)
     part, names = scenes[kept], tuple(map(str, range(len(kept))))
     named = replace(
         part,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.dynamics.force_laws import NUM_POINTS, NUM_SPLINES
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.inference.encoder import Encoder
 from pyro_nri.inference.streams import generator
 from pyro_nri.model.program import SceneModel
@@ -252,6 +253,8 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
         weights.setdefault("impulse_power.chance", torch.zeros(3))
     if checkpoint.model.density_power is not None:
         weights.setdefault("density_power.weight", torch.zeros(2))
+    if isinstance(checkpoint.model.dynamics, PairForces):
+        weights.setdefault("dynamics.leapfrog_steps", torch.tensor(0))
     # Weights keep the precision that they were saved in.
     checkpoint.model.to(weights["score_scale"].dtype).load_state_dict(weights)
     if checkpoint.encoder is not None:

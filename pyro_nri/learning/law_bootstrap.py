@@ -19,6 +19,7 @@ from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, generator, keys
+from pyro_nri.learning.law_continuation import continue_laws
 from pyro_nri.learning.law_regression import LawRegression, fit_noise
 from pyro_nri.model.impulse import most_likely_structure, refined_features
 from pyro_nri.model.noise import AbstractNoise
@@ -91,7 +92,10 @@ def bootstrap_laws(
         for count, number in zip(weight, choice, strict=True):
             slope = count @ gradient[number, torch.arange(num_clusters)]
             draws.append(best.step(slope, torch.einsum("c,cij->ij", count, curvature)))
-        return LawDraws(torch.stack(draws), _support(dynamics.laws, information))
+        laws = torch.stack(draws)
+        if not dynamics.circular:
+            laws = continue_laws(dynamics.laws, laws, best.errors, scenes.time_step)
+        return LawDraws(laws, _support(dynamics.laws, information))
 
 
 class _Regression:
@@ -121,9 +125,11 @@ class _Regression:
             fit_noise(self.noise, residual, context)
             weighted = flat * self.noise.precision(residual, context).flatten()[:, None]
             right = weighted.T @ self.target.flatten() + self.slope
-            self.coefficient = regression.solve(weighted.T @ flat + self.penalty, right)
+            system = weighted.T @ flat + self.penalty
+            self.coefficient = regression.solve(system, right)
             residual = self.target - self.design @ self.coefficient
         fit_noise(self.noise, residual, context)
+        self.errors = regression.errors(system)
 
     def step(self, slope: Tensor, curvature: Tensor) -> Tensor:
         """Laws ``[K, NUM_SPLINES]`` after a Newton step along ``slope [P]`` with ``curvature [P, P]``."""

@@ -43,7 +43,7 @@ class LawRegression:
         self.change = None if self.laws.circular else features.lag_impulses(self.laws) / self.time_step
         self.free = torch.ones(len(self.coefficient), dtype=torch.bool)
         self.free[: NUM_SPLINES * int(self.laws.no_interaction)] = False  # the law of type 0 is zero
-        self.free[-1] = self.change is not None
+        self.free[-1] = self.change is not None and not dynamics.leapfrog_steps  # whose lag is half a sub-step
 
     def rows(self, structure: Tensor) -> tuple[Tensor, Tensor]:
         """Design ``[R, S, P]`` and targets ``[R, S]`` of the transitions that count, under structures ``[G, E]``."""
@@ -79,6 +79,14 @@ class LawRegression:
         scale = system.diagonal().rsqrt()  # information varies over many orders of magnitude
         result[self.free] = scale * torch.linalg.solve(scale[:, None] * system * scale, scale * right[self.free])
         return result
+
+    def errors(self, system: Tensor) -> Tensor:
+        """Standard errors of the laws' coefficients, ``[K, NUM_SPLINES]``; 0 for those that are fixed."""
+        some = system[self.free][:, self.free]
+        scale = some.diagonal().rsqrt()
+        variance = torch.zeros(len(system), dtype=torch.float64)
+        variance[self.free] = torch.linalg.inv(scale[:, None] * some * scale).diagonal() * scale.square()
+        return self.splines(variance.clamp(min=0).sqrt())
 
     def splines(self, coefficient: Tensor) -> Tensor:
         """The laws' part of coefficients, ``[K, NUM_SPLINES]``."""

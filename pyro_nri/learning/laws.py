@@ -18,7 +18,8 @@ from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import teacher_forcing
 from pyro_nri.inference.exact import ExactPosterior, can_enumerate, enumerate_posterior
 from pyro_nri.inference.streams import Stream, generator, keys
-from pyro_nri.learning.force_limit import fit_force_limit
+from pyro_nri.learning.integrator import fit_integrator
+from pyro_nri.learning.law_continuation import continue_laws
 from pyro_nri.learning.law_regression import LawRegression, fit_noise
 from pyro_nri.model.impulse import (
     chosen_impulses,
@@ -36,6 +37,8 @@ from pyro_nri.scenes.scenes import Scenes
 MAX_SCENES = 100
 #: Rounds along cubic paths, and rounds with integrated paths.
 NUM_ROUNDS = (2, 8)
+#: Of the rounds with integrated paths, those that first ask how the simulator moves (and so does the end).
+INTEGRATOR_EVERY = 2
 #: Receivers with more codes than this take their most likely types instead of a draw.
 MAX_CODES = 4096
 
@@ -94,9 +97,8 @@ def fit_laws(
                 features = dynamics.features(scenes)
             elif not dynamics.circular:
                 assert drawn is not None
-                hard = features.blocks[-1].row
-                if number > num_rounds[0] + 1 and hard is not None:
-                    fit_force_limit(dynamics, scenes, hard, drawn[scenes.group_index])
+                if number > num_rounds[0] + 1 and (number - num_rounds[0]) % INTEGRATOR_EVERY == 0:
+                    _fit_integrator(dynamics, features, scenes, drawn)
                 features = refined_features(
                     dynamics, scenes, lambda smooth: most_likely_structure(dynamics, noise, smooth)
                 )
@@ -108,10 +110,19 @@ def fit_laws(
             assert drawn is not None
             residual = _fit_round(dynamics, noise, features, scenes, drawn, number)
             bar.update()
+        if num_rounds[1] > INTEGRATOR_EVERY and not dynamics.circular:
+            _fit_integrator(dynamics, features, scenes, drawn)
         bar.set_postfix_str(f"median residual {float(residual.norm(dim=-1)[features.mask].median()):.2g}")
         fit_forward_noise(model, scenes, drawn)
     assert drawn is not None
     return LawFit(float(residual.norm(dim=-1)[features.mask].median()), scenes, drawn, time.monotonic() - started)
+
+
+def _fit_integrator(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, structure: Tensor | None) -> None:
+    hard = features.blocks[-1].row
+    if hard is not None:
+        assert structure is not None
+        fit_integrator(dynamics, scenes, hard, structure[scenes.group_index])
 
 
 def _residual(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, structure: Tensor) -> Tensor:
@@ -159,10 +170,14 @@ def _fit_round(
     penalty, slope = regression.penalty(design)
     for _ in range(3 if number < 3 else 1):  # later rounds begin where the one before ended
         weighted = flat * noise.precision(residual, own).flatten()[:, None]
-        coefficient = regression.solve(weighted.T @ flat + penalty, weighted.T @ target.flatten() + slope)
+        system = weighted.T @ flat + penalty
+        coefficient = regression.solve(system, weighted.T @ target.flatten() + slope)
         residual = target - design @ coefficient
         fit_noise(noise, residual, own)
-    dynamics.laws.set_splines(regression.splines(coefficient))
+    splines = regression.splines(coefficient)
+    if not dynamics.circular:
+        splines = continue_laws(dynamics.laws, splines, regression.errors(system), scenes.time_step)
+    dynamics.laws.set_splines(splines)
     dynamics.clock_lag += coefficient[-1]
     result = torch.zeros_like(features.target)
     result[mask] = residual

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.dynamics.integrated_paths import refine
 from pyro_nri.dynamics.pair_forces import INTEGRATED, PairForces
+from pyro_nri.dynamics.reference_search import doubtful_scenes, improve
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.receivers import (
     AbstractLikelihood,
@@ -157,7 +158,7 @@ def table_of_impulses(impulses: Tensor, features: ImpulseFeatures, noise: Abstra
 
 
 def refined_features(
-    dynamics: PairForces, scenes: Scenes, guess: Callable[[ImpulseFeatures], Tensor]
+    dynamics: PairForces, scenes: Scenes, guess: Callable[[ImpulseFeatures], Tensor], *, search: bool = False
 ) -> ImpulseFeatures:
     """Features with integrated paths where forces change fast, under the structures that explain them best.
 
@@ -167,7 +168,9 @@ def refined_features(
     Args:
         dynamics: frozen laws.
         scenes: B scenes in raw units.
-        guess: from features with cubic paths to a structure ``[B, E]``.
+        guess: from features to a structure ``[B, E]``.
+        search: whether to look for a better candidate in scenes whose motion the guess does not explain; done where
+            the integrator is known, so that the right structure explains it.
 
     Returns:
         Features in the dtype of the laws.
@@ -178,7 +181,14 @@ def refined_features(
         return features.to(dtype)
     guessed = guess(features.to(dtype))
     uniform = [torch.full_like(guessed, k) for k in range(dynamics.num_edge_types)]
-    return refine(dynamics, features, scenes, [*uniform, guessed]).to(dtype)
+    found = []
+    if search and dynamics.leapfrog_steps and len(doubtful := doubtful_scenes(dynamics, features, scenes, guessed)):
+        part = scenes[doubtful]
+        smooth, starts = dynamics.features(part), [each[doubtful] for each in (guessed, *uniform)]
+        starts.append(guess(refine(dynamics, smooth, part, starts).to(dtype)))
+        found.append(guessed.clone())
+        found[0][doubtful] = improve(dynamics, smooth, part, starts)
+    return refine(dynamics, features, scenes, [*uniform, guessed, *found]).to(dtype)
 
 
 def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: ImpulseFeatures) -> Tensor:
@@ -253,7 +263,9 @@ def _feature_chunks(dynamics: PairForces, noise: AbstractNoise, scenes: Scenes) 
     size = chunk_size(scenes.num_frames * scenes.num_edges * 12, scenes.trajectory.device)
     for start in range(0, scenes.num_scenes, size):
         part = scenes[start : start + size]
-        yield refined_features(dynamics, part, lambda features: most_likely_structure(dynamics, noise, features))
+        yield refined_features(
+            dynamics, part, lambda features: most_likely_structure(dynamics, noise, features), search=True
+        )
 
 
 class GramLikelihood(AbstractLikelihood):

@@ -45,7 +45,7 @@ def test_scenes_are_simulated_from_the_laws_given(springs):
     model, scenes = springs
     before = model.dynamics.laws.fitted_table.clone()
     own = simulate_again(model, scenes, scenes.edge_type, seed=1)
-    assert own.num_scenes == len(scenes.scene_names) * calibration.NUM_STARTS
+    assert own.num_scenes == len(scenes.scene_names) * calibration.NUM_LAWS * calibration.NUM_STARTS
     assert len(set(own.scene_names)) == own.num_scenes
     again = simulate_again(model, scenes, scenes.edge_type, laws=model.dynamics.laws.splines[None], seed=1)
     torch.testing.assert_close(again.trajectory, own.trajectory)
