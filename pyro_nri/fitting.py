@@ -146,6 +146,7 @@ def fit(
         checkpoint.training["median_residual"] = law_fit.median_residual
         checkpoint.training["clock_lag"] = float(model.impulse_parts[0].clock_lag)
         checkpoint.training["force_limit"] = float(model.impulse_parts[0].force_limit)
+        checkpoint.training["leapfrog_steps"] = int(model.impulse_parts[0].leapfrog_steps)
         checkpoint.training["laws_seconds"] = law_fit.seconds
     else:
         fit_power(model, scenes)

@@ -23,17 +23,28 @@ MAX_WEIGHT = 1e6
 MAX_PASSES = 3
 
 
+def turns_too_fast(distance: Tensor, force: Tensor, time_step: float) -> Tensor:
+    """Whether two entities that pull each other go around in less than two frames.
+
+    Args:
+        distance: any shape, raw units.
+        force: on each of them, at that distance.
+        time_step: of a frame.
+    """
+    return 2 * abs(force) / distance * time_step**2 > math.pi**2
+
+
 def resolved_from(laws: ForceLaws, coefficient: Tensor, time_step: float) -> float:
-    """Distance up to which two entities that pull each other go around in less than two frames; 0 for none.
+    """Distance up to which :func:`turns_too_fast` holds of some law; 0 for none.
 
     Args:
         laws: say where splines are.
         coefficient: of them, ``[K, NUM_SPLINES]``.
         time_step: of a frame.
     """
-    place = _knots(laws)
-    turns = (2 * coefficient.abs() * (-2 * place).exp() * time_step**2 > math.pi**2).any(0)
-    return float(place[turns].max().exp()) if turns.any() else 0.0
+    distance = _knots(laws).exp()
+    turns = turns_too_fast(distance, coefficient / distance, time_step).any(0)
+    return float(distance[turns].max()) if turns.any() else 0.0
 
 
 def continue_laws(laws: ForceLaws, coefficient: Tensor, error: Tensor, time_step: float) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_nri.dynamics.force_laws import ForceLaws
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.learning.checkpoint import Checkpoint
+from pyro_nri.learning.law_continuation import turns_too_fast
 from pyro_nri.scenes.oscillators import coupling_force
 from pyro_nri.scenes.particles import coulomb_force, spring_force
 
@@ -91,7 +92,8 @@ def laws_frame(checkpoint: Checkpoint, num_points: int = 200, interval: float = 
     covered = num_scenes >= MIN_SCENES
     if not laws.circular:
         for k in range(num_types):
-            covered[k] &= distance > _resolved_from(distance[num_scenes[k] > 0], force[k][num_scenes[k] > 0], dynamics)
+            some = num_scenes[k] > 0
+            covered[k] &= distance > _resolved_from(distance[some], force[k][some], float(dynamics.time_step))
     columns = {
         "edge_type": np.repeat(np.arange(num_types), num_points),
         "quantity": np.full(num_types * num_points, "phase difference" if laws.circular else "distance"),
@@ -134,7 +136,7 @@ def _systematic_error(laws: ForceLaws, draws: Tensor, points: Tensor, force: Flo
     return np.asarray(np.hypot(spline / distance, path))
 
 
-def _resolved_from(distance: Floats, force: Floats, dynamics: PairForces) -> float:
-    """Distance up to which two entities that pull each other go around in less than two frames; 0 for none."""
-    turns = 2 * np.abs(force) / distance * float(dynamics.time_step) ** 2 > np.pi**2
+def _resolved_from(distance: Floats, force: Floats, time_step: float) -> float:
+    """Distance up to which entities turn too fast for the frames; 0 for none."""
+    turns = turns_too_fast(torch.from_numpy(distance), torch.from_numpy(force), time_step).numpy()
     return float(distance[turns].max()) if turns.any() else 0.0
