@@ -42,7 +42,15 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "dynamics": [
         *["modules", "scaling", "dynamics", "message_passing", "force_laws", "impulses", "walls", "pair_motion"],
-        *["pair_forces", "gravity", "hidden_paths", "integrated_paths", "reference_search", "rollout"],
+        *[
+            "recorded_noise",
+            "pair_forces",
+            "gravity",
+            "hidden_paths",
+            "integrated_paths",
+            "reference_search",
+            "rollout",
+        ],
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],

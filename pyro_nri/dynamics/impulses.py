@@ -48,12 +48,16 @@ class ImpulseFeatures:
         mask: which of them count, bool ``[B, T - 1, N]``.
         context: what the reliability of a frame may depend on, ``[B, T - 1, N, F]``, no particular units.
         blocks: paths; a later block replaces what earlier ones say of its frames.
+        mixing: what changes were mixed by so that their errors are independent, J stretches of L frames after one
+            another, ``[B, N, J, L, L]``; None where they are as they were seen. It is part of ``target`` and of all
+            that the methods return.
     """
 
     target: Tensor
     mask: Tensor
     context: Tensor
     blocks: tuple[PathBlock, ...]
+    mixing: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -64,7 +68,8 @@ class ImpulseFeatures:
             raise ValueError("only features of a single path block can be indexed")
         (block,) = self.blocks
         part = replace(block, coordinate=block.coordinate[index], direction=block.direction[index])
-        return ImpulseFeatures(self.target[index], self.mask[index], self.context[index], (part,))
+        mixing = None if self.mixing is None else self.mixing[index]
+        return ImpulseFeatures(self.target[index], self.mask[index], self.context[index], (part,), mixing)
 
     def to(self, dtype: torch.dtype) -> "ImpulseFeatures":
         """The same with floats in another precision."""
@@ -78,7 +83,26 @@ class ImpulseFeatures:
             )
             for block in self.blocks
         )
-        return ImpulseFeatures(self.target.to(dtype), self.mask, self.context.to(dtype), blocks)
+        mixing = None if self.mixing is None else self.mixing.to(dtype)
+        return ImpulseFeatures(self.target.to(dtype), self.mask, self.context.to(dtype), blocks, mixing)
+
+    @property
+    def log_volume(self) -> Tensor:
+        """What mixing adds to the log density of each change, ``[B, T - 1, N]``."""
+        if self.mixing is None:
+            return torch.zeros_like(self.target[..., 0])
+        volume = self.mixing.diagonal(dim1=-2, dim2=-1).log().flatten(2)[..., : self.target.shape[1]]
+        return volume.transpose(1, 2) * self.target.shape[-1]
+
+    @staticmethod
+    def mixed(value: Tensor, mixing: Tensor | None) -> Tensor:
+        """What frames say, ``[B, T - 1, N, ...]``, mixed over time."""
+        if mixing is None:
+            return value
+        count, length = mixing.shape[2:4]
+        padding = value.new_zeros(len(value), count * length - value.shape[1], *value.shape[2:])
+        parts = torch.cat([value, padding], 1).unflatten(1, (count, length))
+        return torch.einsum("bnjtu,bjun...->bjtn...", mixing, parts).flatten(1, 2)[:, : value.shape[1]]
 
     def impulses(self, laws: ForceLaws) -> Tensor:
         """What each sender would do to each receiver under each type, per unit time: ``[B, T - 1, N, N - 1, K, S]``."""
@@ -126,7 +150,7 @@ class ImpulseFeatures:
             else:
                 scene, frame = block.row.unbind(-1)
                 result = result.index_put((scene, frame), value)
-        return result
+        return self.mixed(result, self.mixing)
 
     def design(self, laws: ForceLaws, incoming: Tensor) -> Tensor:
         """Rows of the linear model that ties spline coefficients to targets: ``[B, T - 1, N, S, K * NUM_SPLINES]``.
@@ -157,7 +181,7 @@ class ImpulseFeatures:
                 result = rows
             else:
                 result[block.row[:, 0], block.row[:, 1]] = rows
-        return result
+        return self.mixed(result, self.mixing)
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------

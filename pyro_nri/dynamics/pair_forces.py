@@ -21,6 +21,7 @@ from pyro_nri.dynamics.impulses import (
     unfold,
 )
 from pyro_nri.dynamics.pair_motion import PairMotion
+from pyro_nri.dynamics.recorded_noise import recorded_noise, whitened
 from pyro_nri.dynamics.walls import estimate_walls
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
@@ -109,6 +110,7 @@ class PairForces(AbstractDynamics):
         self.register_buffer("clock_lag", torch.tensor(0.0))
         self.register_buffer("force_limit", torch.tensor(torch.inf))
         self.register_buffer("leapfrog_steps", torch.tensor(0))
+        self.register_buffer("recorded_noise", torch.zeros(2))
         self.time_step: Tensor
         self.low: Tensor
         self.high: Tensor
@@ -116,6 +118,7 @@ class PairForces(AbstractDynamics):
         self.clock_lag: Tensor
         self.force_limit: Tensor
         self.leapfrog_steps: Tensor
+        self.recorded_noise: Tensor
 
     @property
     def context_size(self) -> int:
@@ -144,9 +147,13 @@ class PairForces(AbstractDynamics):
             raise ValueError("no transition is observed at both ends by all entities, at least one is needed")
         moved = (position[:, 1:] - position[:, :-1]).norm(dim=-1)[seen]
         self.length.fill_(max(float(moved.median()), 1e-12 * float(position.abs().max()), 1e-300))
+        self.recorded_noise.zero_()
         features = self.features(scenes)
         target = features.target.abs()[features.mask]
         self.laws.fit_scaling(self._distances(position, scenes), max(float(target.median()), 1e-12))
+        if not self.circular:
+            noise = recorded_noise(position, velocity, seen, scenes.time_step)
+            self.recorded_noise.copy_(torch.tensor(noise))
 
     @staticmethod
     def _distances(position: Tensor, scenes: Scenes) -> Tensor:
@@ -268,11 +275,12 @@ class PairForces(AbstractDynamics):
         return torch.cat([position, after], dim=-1)[..., order]
 
     # --- the impulse features ----------------------------------------------------------------------------------------
-    def features(self, scenes: Scenes) -> ImpulseFeatures:
+    def features(self, scenes: Scenes, *, whiten: bool = True) -> ImpulseFeatures:
         """What the impulse likelihood needs, along cubic paths through the observed states.
 
         Args:
             scenes: B scenes in raw units.
+            whiten: whether errors are made independent where the recording is noisy.
 
         Returns:
             Features in float64.
@@ -291,7 +299,20 @@ class PairForces(AbstractDynamics):
         block = path_block(path, sign, self.over_velocities(weight), self.edge_exists(scenes), None)
         own_error = (end - start - dt * (before + after) / 2).norm(dim=-1)
         context = self.context(scenes, block.coordinate.amin(-1), own_error, torch.zeros_like(mask[..., :1]))
-        return ImpulseFeatures((after - before) / dt, mask, context, (block,))
+        features = ImpulseFeatures((after - before) / dt, mask, context, (block,))
+        return self.whitened(features, scenes) if whiten else features
+
+    def whitened(self, features: ImpulseFeatures, scenes: Scenes) -> ImpulseFeatures:
+        """Features as they are of a quiet recording; of a noisy one, with independent errors."""
+        if self.circular or not float(self.recorded_noise[1]) > 0:
+            return features
+        trajectory = scenes.trajectory.double()
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        low, high, dt = self.low.double(), self.high.double(), scenes.time_step
+        end, after, wall = unfold(position, velocity, low, high, dt)
+        own_error = (end - position[:, :-1] - dt * (velocity[:, :-1] + after) / 2).norm(dim=-1)
+        noise = (float(self.recorded_noise[0]), float(self.recorded_noise[1]))
+        return whitened(features, self.laws, scenes, noise, own_error, (~wall.isnan()).any(-1))
 
     def _phase_features(self, trajectory: Tensor, scenes: Scenes) -> ImpulseFeatures:
         phase, rate, own = trajectory[:, 1:].unbind(-1)  # [B, T - 1, N]

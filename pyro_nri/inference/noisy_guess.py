@@ -92,7 +92,7 @@ def _table(model: SceneModel, scenes: Scenes, error: float) -> ReceiverTable:
     with torch.no_grad():
         for number in range(scenes.num_scenes):
             features = refined_features(
-                dynamics, scenes[[number]], lambda each: most_likely_structure(dynamics, own_noise, each)
+                dynamics, scenes[[number]], lambda each: most_likely_structure(dynamics, own_noise, each), whiten=False
             )
             typical = float(typical_size(features.target, features.mask))
             scale = max((error**2 + (PATH_ERROR * typical) ** 2) ** 0.5, 1e-300)

@@ -193,7 +193,9 @@ def some_of_each(dynamics: PairForces, scenes: Scenes) -> tuple[Scenes, Tensor]:
         size = max(1, 60_000 // (scenes.num_frames * scenes.num_edges))
         for part in torch.arange(scenes.num_scenes).split(size):
             some = scenes[part]
-            hard[part] = (force_changes(dynamics, dynamics.features(some), some) > STIFF).flatten(1).any(-1)
+            hard[part] = (
+                (force_changes(dynamics, dynamics.features(some, whiten=False), some) > STIFF).flatten(1).any(-1)
+            )
     first = hard.nonzero().squeeze(-1)[:MAX_HARD]
     second = (~hard).nonzero().squeeze(-1)[: MAX_INFERRED - len(first)]
     importance = torch.ones(scenes.num_scenes, dtype=torch.float64)

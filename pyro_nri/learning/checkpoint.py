@@ -255,6 +255,7 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
         weights.setdefault("density_power.weight", torch.zeros(2))
     if isinstance(checkpoint.model.dynamics, PairForces):
         weights.setdefault("dynamics.leapfrog_steps", torch.tensor(0))
+        weights.setdefault("dynamics.recorded_noise", torch.zeros(2))
     # Weights keep the precision that they were saved in.
     checkpoint.model.to(weights["score_scale"].dtype).load_state_dict(weights)
     if checkpoint.encoder is not None:

@@ -51,7 +51,10 @@ class HiddenLikelihood:
         self.paths = HiddenPaths(self.dynamics, scenes, num_steps=num_steps)
         with torch.no_grad():
             features = refined_features(
-                self.dynamics, scenes, lambda features: most_likely_structure(self.dynamics, self.noise, features)
+                self.dynamics,
+                scenes,
+                lambda features: most_likely_structure(self.dynamics, self.noise, features),
+                whiten=False,
             )
             self.impulses = features.impulses(self.dynamics.laws)  # [B, T - 1, N, N - 1, K, S]
             self.strength = power(features)  # [B, N]

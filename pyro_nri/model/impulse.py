@@ -138,7 +138,7 @@ def impulse_log_prob(
     """
     predicted = chosen_impulses(laws_impulses, incoming)
     context = features.context if noise.uses_context else None
-    log_prob = noise(predicted, context).log_prob(features.target)
+    log_prob = noise(predicted, context).log_prob(features.target) + features.log_volume
     return torch.where(features.mask, log_prob, torch.zeros_like(log_prob))
 
 
@@ -153,12 +153,17 @@ def table_of_impulses(impulses: Tensor, features: ImpulseFeatures, noise: Abstra
     """Composite log-likelihood of every code of every receiver, float64 ``[B, N, K ** (N - 1)]``."""
     summed = sums_of_codes(impulses)  # [B, T - 1, N, R, S]
     context = features.context[..., None, :] if noise.uses_context else None
-    log_prob = noise(summed, context).log_prob(features.target[..., None, :])
+    log_prob = noise(summed, context).log_prob(features.target[..., None, :]) + features.log_volume[..., None]
     return torch.where(features.mask[..., None], log_prob, torch.zeros_like(log_prob)).double().sum(1)
 
 
 def refined_features(
-    dynamics: PairForces, scenes: Scenes, guess: Callable[[ImpulseFeatures], Tensor], *, search: bool = False
+    dynamics: PairForces,
+    scenes: Scenes,
+    guess: Callable[[ImpulseFeatures], Tensor],
+    *,
+    search: bool = False,
+    whiten: bool = True,
 ) -> ImpulseFeatures:
     """Features with integrated paths where forces change fast, under the structures that explain them best.
 
@@ -171,24 +176,26 @@ def refined_features(
         guess: from features to a structure ``[B, E]``.
         search: whether to look for a better candidate in scenes whose motion the guess does not explain; done where
             the integrator is known, so that the right structure explains it.
+        whiten: whether errors are made independent where the recording is noisy.
 
     Returns:
         Features in the dtype of the laws.
     """
-    features = dynamics.features(scenes)
+    features = dynamics.features(scenes, whiten=False)
     dtype = dynamics.laws.low.dtype
+    finish = (lambda each: dynamics.whitened(each, scenes)) if whiten else (lambda each: each)
     if dynamics.circular or not dynamics.laws.is_fitted:
-        return features.to(dtype)
-    guessed = guess(features.to(dtype))
+        return finish(features).to(dtype)
+    guessed = guess(finish(features).to(dtype))
     uniform = [torch.full_like(guessed, k) for k in range(dynamics.num_edge_types)]
     found = []
     if search and dynamics.leapfrog_steps and len(doubtful := doubtful_scenes(dynamics, features, scenes, guessed)):
         part = scenes[doubtful]
-        smooth, starts = dynamics.features(part), [each[doubtful] for each in (guessed, *uniform)]
+        smooth, starts = dynamics.features(part, whiten=False), [each[doubtful] for each in (guessed, *uniform)]
         starts.append(guess(refine(dynamics, smooth, part, starts).to(dtype)))
         found.append(guessed.clone())
         found[0][doubtful] = improve(dynamics, smooth, part, starts)
-    return refine(dynamics, features, scenes, [*uniform, guessed, *found]).to(dtype)
+    return finish(refine(dynamics, features, scenes, [*uniform, guessed, *found])).to(dtype)
 
 
 def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: ImpulseFeatures) -> Tensor:
@@ -235,7 +242,8 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
             size = chunk_size(per_scene, impulses.device)
             for start in range(0, len(impulses), size):
                 some = slice(start, start + size)
-                part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], ())
+                mixing = None if features.mixing is None else features.mixing[some]
+                part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], (), mixing)
                 tables.append(power.believed(table_of_impulses(impulses[some], part, noise), part))
     return grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
 
