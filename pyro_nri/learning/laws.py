@@ -27,7 +27,7 @@ from pyro_nri.model.impulse import (
     refined_features,
     table_of_impulses,
 )
-from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.noise import SCALE_FLOOR, AbstractNoise, GeometricNoise
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import grouped_table, num_codes
 from pyro_nri.scenes import edges
@@ -37,6 +37,8 @@ from pyro_nri.scenes.scenes import Scenes
 MAX_SCENES = 100
 #: Rounds along cubic paths, and rounds with integrated paths.
 NUM_ROUNDS = (2, 8)
+#: Calls of the optimiser for the noise of the forward density.
+FORWARD_FITS = 4
 #: Of the rounds with integrated paths, those that first ask how the simulator moves (and so does the end).
 INTEGRATOR_EVERY = 2
 #: Receivers with more codes than this take their most likely types instead of a draw.
@@ -199,4 +201,11 @@ def fit_forward_noise(model: SceneModel, scenes: Scenes, structure: Tensor | Non
         )
         context = model.geometry(prepared.trajectory[:, :-1], prepared.edge_mask[:, None])
     scored = model.trajectory(prepared, structure[prepared.group_index]).scored
-    fit_noise(model.noise, prepared.trajectory[:, 1:] - predicted, context, scored)
+    residual, noise = prepared.trajectory[:, 1:] - predicted, model.noise
+    with torch.no_grad():  # from where it was before the laws were known the fit would not find its way
+        typical = residual[scored].abs().median(0).values / noise.change_scale
+        noise.log_relative_scale.copy_(typical.clamp(min=SCALE_FLOOR).log())
+        if isinstance(noise, GeometricNoise):
+            noise.context_weight.zero_()
+    for _ in range(FORWARD_FITS):
+        fit_noise(noise, residual, context, scored)
