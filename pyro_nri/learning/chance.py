@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.streams import generator
-from pyro_nri.model.impulse import explained, most_likely_structure, refined_features, table_of_impulses
+from pyro_nri.model.impulse import explained, most_likely_structure, refined_features, table_of_impulses, volume_of
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes.scenes import Scenes
@@ -123,7 +123,7 @@ def explanations(model: SceneModel, scenes: Scenes) -> Tensor:
     dynamics, noise, power = model.impulse_parts
     features = refined_features(dynamics, scenes, lambda smooth: most_likely_structure(dynamics, noise, smooth))
     table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
-    each = explained(table, power.covariates(features).to(table))
+    each = explained(table, power.covariates(features).to(table), volume_of(features).to(table))
     counts = scenes.entity_mask & (scenes.entity_mask.sum(-1, keepdim=True) > 1) & features.mask.any(1)
     return torch.where(counts, each, torch.nan)
 

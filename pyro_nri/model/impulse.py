@@ -79,7 +79,12 @@ class ImpulsePower(nn.Module):
         """Log-likelihoods of all codes as far as they are believed, ``[B, N, K ** (N - 1)]``."""
         covariates = self.covariates(features).to(table)
         return believed_table(
-            table, covariates, self.weight.to(table), self.lost.to(table), chance=self.chance.to(table)
+            table,
+            covariates,
+            self.weight.to(table),
+            self.lost.to(table),
+            chance=self.chance.to(table),
+            log_volume=volume_of(features).to(table),
         )
 
 
@@ -89,7 +94,13 @@ def power_of(covariates: Tensor, weight: Tensor) -> Tensor:
 
 
 def believed_table(
-    table: Tensor, covariates: Tensor, weight: Tensor, lost: Tensor, *, chance: Tensor | None = None
+    table: Tensor,
+    covariates: Tensor,
+    weight: Tensor,
+    lost: Tensor,
+    *,
+    chance: Tensor | None = None,
+    log_volume: Tensor | float = 0.0,
 ) -> Tensor:
     """See :class:`ImpulsePower`; differentiable in the weights ``[5]`` and in the probability ``lost``.
 
@@ -99,11 +110,12 @@ def believed_table(
         weight: ``[5]``.
         lost: a number from 0 to below 1.
         chance: ``[3]``, or None where nothing is explained by chance.
+        log_volume: see :func:`explained`.
     """
     raised = table * power_of(covariates, weight)[..., None]
     is_lost = (lost * covariates[..., 1] ** LOST_EXPONENT)[..., None]
     if chance is not None and chance[0] > 0:
-        by_chance = chance[0] * (chance[1] + chance[2] * explained(table, covariates)).clamp(max=50).exp()
+        by_chance = chance[0] * (chance[1] + chance[2] * explained(table, covariates, log_volume)).clamp(max=50).exp()
         is_lost = 1 - (1 - is_lost) * (1 - by_chance.clamp(max=1 - 1e-9)[..., None])
     possible = is_lost > 1e-30
     is_lost = torch.where(possible, is_lost, torch.full_like(is_lost, 0.5))  # no logarithm of 0, nor its gradient
@@ -112,14 +124,20 @@ def believed_table(
     return torch.where(possible, mixed, raised)
 
 
-def explained(table: Tensor, covariates: Tensor) -> Tensor:
+def volume_of(features: ImpulseFeatures) -> Tensor:
+    """What mixing adds to the log density of a receiver's path, whatever its edges, ``[B, N]``."""
+    return torch.where(features.mask, features.log_volume, 0.0).sum(1)
+
+
+def explained(table: Tensor, covariates: Tensor, log_volume: Tensor | float = 0.0) -> Tensor:
     """How well a receiver's path is explained: composite log-likelihood a frame, all codes alike, ``[B, N]``.
 
     Args:
         table: log-likelihoods of all codes, ``[B, N, R]``.
         covariates: see :meth:`ImpulsePower.covariates`, ``[B, N, 5]``.
+        log_volume: from :func:`volume_of`, ``[B, N]``.
     """
-    return (table.logsumexp(-1) - math.log(table.shape[-1])) / (48 * covariates[..., 2].exp())
+    return (table.logsumexp(-1) - math.log(table.shape[-1]) + log_volume) / (48 * covariates[..., 2].exp())
 
 
 def impulse_log_prob(
@@ -138,7 +156,7 @@ def impulse_log_prob(
     """
     predicted = chosen_impulses(laws_impulses, incoming)
     context = features.context if noise.uses_context else None
-    log_prob = noise(predicted, context).log_prob(features.target) + features.log_volume
+    log_prob = noise(predicted, context).log_prob(features.target)
     return torch.where(features.mask, log_prob, torch.zeros_like(log_prob))
 
 
@@ -153,7 +171,7 @@ def table_of_impulses(impulses: Tensor, features: ImpulseFeatures, noise: Abstra
     """Composite log-likelihood of every code of every receiver, float64 ``[B, N, K ** (N - 1)]``."""
     summed = sums_of_codes(impulses)  # [B, T - 1, N, R, S]
     context = features.context[..., None, :] if noise.uses_context else None
-    log_prob = noise(summed, context).log_prob(features.target[..., None, :]) + features.log_volume[..., None]
+    log_prob = noise(summed, context).log_prob(features.target[..., None, :])
     return torch.where(features.mask[..., None], log_prob, torch.zeros_like(log_prob)).double().sum(1)
 
 

@@ -161,7 +161,7 @@ class SceneModel(PyroModule):
         dynamics.fit_scaling(scenes)
         if self.impulse_noise is not None:
             pair_forces, impulse_noise, _ = self.impulse_parts
-            features = pair_forces.features(scenes)
+            features = pair_forces.features(scenes, whiten=False)
             typical = features.target.abs()[features.mask].median(0).values.clamp(min=1e-12)
             impulse_noise.fit_scaling(typical, features.context[features.mask])
 
