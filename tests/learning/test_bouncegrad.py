@@ -357,7 +357,7 @@ def test_steps_of_pair_forces(inner):
     checkpoint = fresh(scenes, spec=PAIR_FORCES)
     before = {name: value.detach().clone() for name, value in checkpoint.model.named_parameters()}
     trainer = trainer_of(checkpoint, scenes, inner=inner)
-    for _ in range(2):  # as many edges of one type as of the other in a draw leave the prior where it is
+    for _ in range(4):  # as many edges of one type as of the other in a draw leave the prior where it is
         assert all(math.isfinite(value) for value in trainer.step())
     unchanged = {name for name, value in checkpoint.model.named_parameters() if torch.equal(value, before[name])}
     assert unchanged == {name for name in before if name.startswith("noise.")}
