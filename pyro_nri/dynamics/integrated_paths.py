@@ -65,7 +65,7 @@ def refine(
         target[scene, frame] += excess.sum(-2)
         features = replace(features, target=target)
         better_block = replace(better_block, free=(force.abs() < dynamics.force_limit).to(force))
-    closest, own_error = block.coordinate.amin(-1), _own_error(dynamics, scenes)
+    closest, own_error = block.coordinate.amin(-1), dynamics.own_error(scenes)
     closest[scene, frame] = better_block.coordinate.amin(-1)
     own_error[scene, frame] = gap / 2
     context = dynamics.context(scenes, closest, own_error, hard[..., None])
@@ -160,14 +160,6 @@ def _force_along(dynamics: PairForces, path: Tensor, incoming: Tensor, exists: T
     return (force[..., None] * block.direction).sum(-3)
 
 
-def _own_error(dynamics: PairForces, scenes: Scenes) -> Tensor:
-    trajectory = scenes.trajectory.double()
-    position, velocity = trajectory[..., dynamics.positions], trajectory[..., dynamics.velocities]
-    end, after, _ = unfold(position, velocity, dynamics.low.double(), dynamics.high.double(), scenes.time_step)
-    error: Tensor = (end - position[:, :-1] - scenes.time_step * (velocity[:, :-1] + after) / 2).norm(dim=-1)
-    return error
-
-
 def _both_ways(
     dynamics: PairForces, start: Tensor, end: Tensor, structures: Tensor, edge_mask: Tensor, duration: float
 ) -> tuple[Tensor, Tensor]:
@@ -201,7 +193,7 @@ def _integrate(
     lag: Tensor,
     limit: Tensor | None = None,
 ) -> Tensor:
-    """Positions at the start and after each of P = sub-steps, ``[*batch, N, P + 1, S]``."""
+    """Positions at the start and after each of P sub-steps, ``[*batch, N, P + 1, S]``."""
     num_steps = path_steps(dynamics)
     motion, moved = dynamics.motion(
         state,

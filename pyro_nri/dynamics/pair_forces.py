@@ -306,13 +306,19 @@ class PairForces(AbstractDynamics):
         """Features as they are of a quiet recording; of a noisy one, with independent errors."""
         if self.circular or not float(self.recorded_noise[1]) > 0:
             return features
-        trajectory = scenes.trajectory.double()
-        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
-        low, high, dt = self.low.double(), self.high.double(), scenes.time_step
-        end, after, wall = unfold(position, velocity, low, high, dt)
-        own_error = (end - position[:, :-1] - dt * (velocity[:, :-1] + after) / 2).norm(dim=-1)
         noise = (float(self.recorded_noise[0]), float(self.recorded_noise[1]))
+        own_error, wall = self._unfolded_error(scenes)
         return whitened(features, self.laws, scenes, noise, own_error, (~wall.isnan()).any(-1))
+
+    def own_error(self, scenes: Scenes) -> Tensor:
+        """By how much an entity's positions and velocities disagree over a frame, raw units, ``[B, T - 1, N]``."""
+        return self._unfolded_error(scenes)[0]
+
+    def _unfolded_error(self, scenes: Scenes) -> tuple[Tensor, Tensor]:
+        trajectory, dt = scenes.trajectory.double(), scenes.time_step
+        position, velocity = trajectory[..., self.positions], trajectory[..., self.velocities]
+        end, after, wall = unfold(position, velocity, self.low.double(), self.high.double(), dt)
+        return (end - position[:, :-1] - dt * (velocity[:, :-1] + after) / 2).norm(dim=-1), wall
 
     def _phase_features(self, trajectory: Tensor, scenes: Scenes) -> ImpulseFeatures:
         phase, rate, own = trajectory[:, 1:].unbind(-1)  # [B, T - 1, N]

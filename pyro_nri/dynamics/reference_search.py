@@ -95,10 +95,10 @@ class _Search:
             index = now.sum(-1).topk(min(MAX_FRAMES, len(now))).indices
             worst, moved = self.frames.some(index), now[index].amax(0) > GAP_MISFIT  # [N]
             tried = self.sorted(worst, self.neighbours(structure, moved))
-            better = self.better(tried[:1], now)
-            if better is None and float(now.sum()) > STUCK:
-                wider = [self.neighbours(each, moved) for each in tried[:BEAM]]
-                better = self.better(self.sorted(worst, torch.cat(wider))[:1] if wider else tried[:1], now)
+            better = self.better(tried, now)
+            if better is None and float(now.sum()) > STUCK and len(tried):
+                wider = torch.cat([self.neighbours(each, moved) for each in tried[:BEAM]])
+                better = self.better(self.sorted(worst, wider), now)
             if better is None:
                 break
             structure, now = better
@@ -108,13 +108,12 @@ class _Search:
         """Structures ``[M, E]``, the best first."""
         return structures[self.misfit(frames, structures).sum((-1, -2)).argsort()] if len(structures) else structures
 
-    def better(self, structures: Tensor, now: Tensor) -> tuple[Tensor, Tensor] | None:
-        """A structure with less misfit on all frames, and its misfit ``[R, N]``."""
-        for structure in structures:
-            misfit = self.misfit(self.frames, structure[None])[0]
-            if float(misfit.sum()) < float(now.sum()):
-                return structure, misfit
-        return None
+    def better(self, ordered: Tensor, now: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The first of structures ``[M, E]`` and its misfit ``[R, N]``, if that is less on all frames together."""
+        if not len(ordered):
+            return None
+        (misfit,) = self.misfit(self.frames, ordered[:1])
+        return (ordered[0], misfit) if float(misfit.sum()) < float(now.sum()) else None
 
     def misfit(self, frames: _Frames, structures: Tensor) -> Tensor:
         """Of each of M structures ``[M, E]``: ``[M, R, N]``."""
@@ -142,11 +141,9 @@ class _Search:
 
 def _hard(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes) -> _Frames:
     scene, frame = hard_frames(dynamics, features, scenes).nonzero().unbind(-1)
-    trajectory, seen = scenes.trajectory.double(), scenes.transition_mask
-    position, velocity = trajectory[..., dynamics.positions], trajectory[..., dynamics.velocities]
-    way = scenes.time_step * (velocity[:, :-1] + velocity[:, 1:]) / 2
-    disagreement = (position[:, 1:] - position[:, :-1] - way).norm(dim=-1)
-    noise = torch.where(seen, disagreement, torch.nan).flatten(1).nanquantile(0.25, dim=-1)  # [B]
+    trajectory = scenes.trajectory.double()
+    disagreement = torch.where(scenes.transition_mask, dynamics.own_error(scenes), torch.nan)
+    noise = disagreement.flatten(1).nanquantile(0.25, dim=-1)  # [B]
     floor = (NOISE * noise).clamp(min=GAP * float(dynamics.length))
     return _Frames(scene, trajectory[scene, frame], trajectory[scene, frame + 1], scenes.edge_mask[scene], floor[scene])
 

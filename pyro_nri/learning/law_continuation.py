@@ -23,28 +23,17 @@ MAX_WEIGHT = 1e6
 MAX_PASSES = 3
 
 
-def turns_too_fast(distance: Tensor, force: Tensor, time_step: float) -> Tensor:
-    """Whether two entities that pull each other go around in less than two frames.
+def resolved_from(distance: Tensor, force: Tensor, time_step: float) -> float:
+    """Distance up to which two entities that pull each other go around in less than two frames; 0 for none.
 
     Args:
-        distance: any shape, raw units.
-        force: on each of them, at that distance.
+        distance: ``[M]``, raw units.
+        force: on each of them, under one law or several, ``[*laws, M]``.
         time_step: of a frame.
     """
-    return 2 * abs(force) / distance * time_step**2 > math.pi**2
-
-
-def resolved_from(laws: ForceLaws, coefficient: Tensor, time_step: float) -> float:
-    """Distance up to which :func:`turns_too_fast` holds of some law; 0 for none.
-
-    Args:
-        laws: say where splines are.
-        coefficient: of them, ``[K, NUM_SPLINES]``.
-        time_step: of a frame.
-    """
-    distance = _knots(laws).exp()
-    turns = turns_too_fast(distance, coefficient / distance, time_step).any(0)
-    return float(distance[turns].max()) if turns.any() else 0.0
+    turns = 2 * force.abs() / distance * time_step**2 > math.pi**2
+    lost = distance.expand_as(turns)[turns]
+    return float(lost.max()) if len(lost) else 0.0
 
 
 def continue_laws(laws: ForceLaws, coefficient: Tensor, error: Tensor, time_step: float) -> Tensor:
@@ -64,7 +53,8 @@ def continue_laws(laws: ForceLaws, coefficient: Tensor, error: Tensor, time_step
     result, lost_below = _continued(laws, coefficient, error, 0.0), 0.0
     for _ in range(MAX_PASSES):  # a law that was too weak there turns entities faster once it goes on
         median = result.reshape(-1, *result.shape[-2:]).median(0).values
-        if (reached := resolved_from(laws, median, time_step)) <= lost_below:
+        distance = _knots(laws).exp()
+        if (reached := resolved_from(distance, median / distance, time_step)) <= lost_below:
             break
         result, lost_below = _continued(laws, coefficient, error, reached), reached
     return result

@@ -210,7 +210,8 @@ def refined_features(
     if search and dynamics.leapfrog_steps and len(doubtful := doubtful_scenes(dynamics, features, scenes, guessed)):
         part = scenes[doubtful]
         smooth, starts = dynamics.features(part, whiten=False), [each[doubtful] for each in (guessed, *uniform)]
-        starts.append(guess(refine(dynamics, smooth, part, starts).to(dtype)))
+        better = refine(dynamics, smooth, part, starts)
+        starts.append(guess((dynamics.whitened(better, part) if whiten else better).to(dtype)))
         found.append(guessed.clone())
         found[0][doubtful] = improve(dynamics, smooth, part, starts)
     return finish(refine(dynamics, features, scenes, [*uniform, guessed, *found])).to(dtype)

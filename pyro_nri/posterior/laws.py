@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_nri.dynamics.force_laws import ForceLaws
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.learning.checkpoint import Checkpoint
-from pyro_nri.learning.law_continuation import turns_too_fast
+from pyro_nri.learning.law_continuation import resolved_from
 from pyro_nri.scenes.oscillators import coupling_force
 from pyro_nri.scenes.particles import coulomb_force, spring_force
 
@@ -89,11 +89,11 @@ def laws_frame(checkpoint: Checkpoint, num_points: int = 200, interval: float = 
         widen = stats.t.ppf(shares[1], np.maximum(num_scenes - 1, 1)) / deviate
         error = deviate * _systematic_error(laws, draws, points, force, float(dynamics.time_step))
         low, high = force - np.hypot(widen * below, error), force + np.hypot(widen * above, error)
-    covered = num_scenes >= MIN_SCENES
+    covered, time_step = num_scenes >= MIN_SCENES, float(dynamics.time_step)
     if not laws.circular:
         for k in range(num_types):
             some = num_scenes[k] > 0
-            covered[k] &= distance > _resolved_from(distance[some], force[k][some], float(dynamics.time_step))
+            covered[k] &= distance > resolved_from(points[some], torch.from_numpy(force[k][some]), time_step)
     columns = {
         "edge_type": np.repeat(np.arange(num_types), num_points),
         "quantity": np.full(num_types * num_points, "phase difference" if laws.circular else "distance"),
@@ -134,9 +134,3 @@ def _systematic_error(laws: ForceLaws, draws: Tensor, points: Tensor, force: Flo
     # The path is a cubic one: what it leaves out is of the next order in the time step.
     path = np.minimum(steep**2, PATH_ERROR) * np.abs(force)
     return np.asarray(np.hypot(spline / distance, path))
-
-
-def _resolved_from(distance: Floats, force: Floats, time_step: float) -> float:
-    """Distance up to which entities turn too fast for the frames; 0 for none."""
-    turns = turns_too_fast(torch.from_numpy(distance), torch.from_numpy(force), time_step).numpy()
-    return float(distance[turns].max()) if turns.any() else 0.0

@@ -49,8 +49,9 @@ def test_turns_within_a_frame_are_not_resolved(laws):
     """Charges that pull with 1 / r² turn half around in a frame of 0.1 below r = (2 * 0.1² / pi²) ** (1 / 3)."""
     whole = torch.stack([power(-1.0, -1.0), power(2.0, 1e-3)])
     edge = (2 * 0.1**2 / math.pi**2) ** (1 / 3)
-    assert resolved_from(laws, whole, 0.1) == pytest.approx(edge, rel=0.1)
-    assert resolved_from(laws, whole, 1e-4) == 0
+    distance = PLACE.exp()
+    assert resolved_from(distance, whole / distance, 0.1) == pytest.approx(edge, rel=0.1)
+    assert resolved_from(distance, whole / distance, 1e-4) == 0
     fitted = whole.clone()
     fitted[0, math.log(edge) > PLACE] *= 1.5  # surely wrong
     found = continue_laws(laws, fitted, QUIET, time_step=0.1)
