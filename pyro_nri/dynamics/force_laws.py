@@ -1,5 +1,6 @@
 """Learned force laws: one curve for each type of edge, over the distance of two entities or their phase difference."""
 
+import copy
 import math
 
 import torch
@@ -185,6 +186,15 @@ class ForceLaws(nn.Module):
         index, weight = self.basis(self.points())
         self.fitted_table.copy_(torch.stack([(curve[index] * weight).sum(-1) for curve in self.splines]))
         self.is_fitted.fill_(True)
+
+    def several(self, coefficient: Tensor) -> "ForceLaws":
+        """Several sets of fitted curves ``[R, K, NUM_SPLINES]`` in one: type k of set r has number ``r K + k``."""
+        laws = copy.deepcopy(self)
+        laws.num_edge_types = len(coefficient) * self.num_edge_types
+        laws.splines = coefficient.flatten(0, 1)
+        laws.fitted_table = self.fitted_table.new_zeros(laws.num_edge_types, NUM_POINTS)
+        laws.set_splines(laws.splines)
+        return laws
 
 
 def _arch(share: Tensor) -> Tensor:

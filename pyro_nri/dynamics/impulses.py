@@ -108,7 +108,7 @@ class ImpulseFeatures:
         """What each sender would do to each receiver under each type, per unit time: ``[B, T - 1, N, N - 1, K, S]``."""
         return self._collect(
             lambda block, table: torch.einsum(
-                "...qk,...qs,q->...ks", laws(block.coordinate, table), block.direction, block.weight
+                "...qk,...qs,q->...ks", forces_along(laws, block.coordinate, table), block.direction, block.weight
             ),
             laws.table(),
         )
@@ -117,7 +117,7 @@ class ImpulseFeatures:
         """What they would do more for each unit of time that velocities are older: shaped as :meth:`impulses`."""
 
         def change(block: PathBlock, table: Tensor) -> Tensor:
-            force = laws(block.coordinate[..., [0, -1]], table)  # [*rows, N, N - 1, 2, K]
+            force = forces_along(laws, block.coordinate[..., [0, -1]], table)  # [*rows, N, N - 1, 2, K]
             sign = block.weight.new_tensor([1.0, -1.0])
             return torch.einsum("...qk,...qs,q->...ks", force, block.direction[..., [0, -1], :], sign)
 
@@ -133,7 +133,7 @@ class ImpulseFeatures:
                 )
             return torch.einsum(
                 "...neqk,...neqs,...nqs->...neks",
-                laws(block.coordinate, table) * block.weight[:, None],
+                forces_along(laws, block.coordinate, table) * block.weight[:, None],
                 block.direction,
                 1 - block.free,
             )
@@ -164,24 +164,70 @@ class ImpulseFeatures:
         num_columns = laws.num_edge_types * NUM_SPLINES
         result = self.target.new_zeros(*self.target.shape, num_columns)
         for block in self.blocks:
-            index, weight = laws.basis(block.coordinate)  # [*rows, N, N - 1, Q, 4]
-            weight = weight * block.weight[:, None]
-            if not laws.circular:
-                weight = weight / block.coordinate[..., None]
+            index, weight = basis_along(laws, block.coordinate, block.weight)  # [*rows, N, N - 1, Q, 4]
             scene = None if block.row is None else block.row[:, 0]
             types = incoming[:, None] if scene is None else incoming[scene]
-            column = (types[..., None, None] * NUM_SPLINES + index).flatten(-3)  # [*rows, N, (N - 1) Q 4]
+            column = (index + (types * NUM_SPLINES)[..., None, None]).flatten(-3)  # [*rows, N, (N - 1) Q 4]
             rows = self.target.new_zeros(*block.coordinate.shape[:-2], self.target.shape[-1], num_columns)
             for axis in range(self.target.shape[-1]):
-                value = weight * block.direction[..., axis, None]
-                if block.free is not None:
-                    value = value * block.free[..., :, None, :, axis, None]
-                rows[..., axis, :].scatter_add_(-1, column, value.flatten(-3))
+                along = block.direction[..., axis]
+                along = along if block.free is None else along * block.free[..., :, None, :, axis]
+                rows[..., axis, :].scatter_add_(-1, column, (weight * along[..., None]).flatten(-3))
             if block.row is None:
                 result = rows
             else:
                 result[block.row[:, 0], block.row[:, 1]] = rows
         return self.mixed(result, self.mixing)
+
+
+def forces_along(laws: ForceLaws, coordinate: Tensor, table: Tensor) -> Tensor:
+    """Forces of all types at distances ``[*rows, N, N - 1, Q]``, of which both edges of a pair have the same, or angles.
+
+    Args:
+        laws: which forces.
+        coordinate: receivers first, their senders ascending.
+        table: :meth:`ForceLaws.table` of them.
+
+    Returns:
+        ``[*rows, N, N - 1, Q, K]``.
+    """
+    if laws.circular:
+        return laws(coordinate, table)
+    once, both = pairs_once(coordinate)
+    return laws(once, table).index_select(-3, both).unflatten(-3, coordinate.shape[-3:-1])
+
+
+def basis_along(laws: ForceLaws, coordinate: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Splines that are not zero at coordinates as in :func:`forces_along`, and what they add to an impulse.
+
+    Args:
+        laws: which splines.
+        coordinate: ``[*rows, N, N - 1, Q]``.
+        weight: of quadrature, ``[Q]``.
+
+    Returns:
+        Twice ``[*rows, N, N - 1, Q, 4]``.
+    """
+    if laws.circular:
+        index, value = laws.basis(coordinate)
+        return index, value * weight[:, None]
+    once, both = pairs_once(coordinate)
+    index, value = laws.basis(once)
+    value = value * (weight / once)[..., None]
+    return tuple(each.index_select(-3, both).unflatten(-3, coordinate.shape[-3:-1]) for each in (index, value))
+
+
+def pairs_once(distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances ``[*rows, N, N - 1, Q]`` of one edge of each pair ``[*rows, P, Q]``, and the pair of each edge."""
+    num_entities, device = distance.shape[-3], distance.device
+    receiver = torch.arange(num_entities, device=device)[:, None]
+    sender = incoming_senders(num_entities, device)
+    is_first = (receiver < sender).flatten()
+    number = torch.zeros(num_entities, num_entities, dtype=torch.long, device=device)
+    first, second = receiver.expand_as(sender).flatten()[is_first], sender.flatten()[is_first]
+    number[first, second] = torch.arange(len(first), device=device)
+    both = torch.maximum(number, number.T)[receiver, sender].flatten()
+    return distance.flatten(-3, -2)[..., is_first, :], both
 
 
 # --- paths -----------------------------------------------------------------------------------------------------------

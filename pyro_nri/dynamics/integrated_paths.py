@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.impulses import ImpulseFeatures, path_block, replace_frames, unfold
+from pyro_nri.dynamics.impulses import ImpulseFeatures, PathBlock, path_block, replace_frames, unfold
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
@@ -15,6 +15,9 @@ from pyro_nri.scenes.scenes import Scenes
 PATH_STEPS = 40
 #: Frames are integrated where ``dt² |df/dr| / 12`` exceeds this: there a cubic path is far from the motion.
 STIFF = 0.1
+#: A gap between the motions from both ends counts from this share of the typical way of a frame on, and from so many
+#: times the lower quartile of what positions and velocities disagree by.
+GAP, NOISE = 1e-3, 5.0
 
 
 def refine(
@@ -23,13 +26,14 @@ def refine(
     """Replace cubic paths by integrated ones in the frames where forces change fast along them.
 
     From both ends of such a frame the motion is integrated under a reference structure; the two paths are blended,
-    each near its own end. Of several references an entity takes the one whose two paths agree best.
+    each near its own end. Where the last of several references leaves a gap between the two, an entity takes the one
+    whose paths agree best.
 
     Args:
         dynamics: with fitted laws.
         features: of the same scenes, from :meth:`PairForces.features`.
         scenes: B scenes in raw units.
-        references: structures to integrate under, long ``[B, E]`` each.
+        references: structures to integrate under, long ``[B, E]`` each, the most trusted last.
     """
     if dynamics.circular or not references:
         return features
@@ -48,10 +52,21 @@ def refine(
     num_steps = path_steps(dynamics)
     ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64, device=start.device)
     ramp = (3 * ramp**2 - 2 * ramp**3)[:, None]
-    forth, back = _both_ways(dynamics, start, end, tried, scenes.edge_mask[scene], dt)
-    gap, chosen = (forth - back)[..., num_steps // 2, :].norm(dim=-1).min(0)  # [R, N]
-    index = chosen[..., None, None].expand(forth.shape[1:])[None]
-    path = (forth.gather(0, index) * (1 - ramp) + back.gather(0, index) * ramp)[0]
+
+    def paths(rows: Tensor, structures: Tensor) -> tuple[Tensor, Tensor]:
+        """Blended paths ``[M, R, N, P + 1, S]`` and their gaps ``[M, R, N]``."""
+        forth, back = _both_ways(dynamics, start[rows], end[rows], structures, scenes.edge_mask[scene[rows]], dt)
+        return forth * (1 - ramp) + back * ramp, (forth - back)[..., num_steps // 2, :].norm(dim=-1)
+
+    every = torch.arange(len(row), device=row.device)
+    (path,), (gap,) = paths(every, tried[-1:])
+    chosen = torch.full_like(gap, len(tried) - 1, dtype=torch.long)  # [R, N]
+    far = (gap > gap_floor(dynamics, scenes)[scene, None]).any(-1).nonzero().squeeze(-1)
+    if len(far) and len(tried) > 1:
+        others, gaps = paths(far, tried[:-1, far])
+        gap[far], chosen[far] = torch.cat([gaps, gap[None, far]]).min(0)
+        index = chosen[far][..., None, None].expand(others.shape[1:])[None]
+        path[far] = torch.cat([others, path[None, far]]).gather(0, index)[0]
     position, velocity = trajectory[..., dynamics.positions], trajectory[..., dynamics.velocities]
     _, _, wall = unfold(position, velocity, dynamics.low.double(), dynamics.high.double(), dt)
     sign = _sign_after_bounce(path, wall[scene, frame])
@@ -59,8 +74,8 @@ def refine(
     better_block = path_block(path, sign, weight, exists[scene, 0], row)
     if dynamics.force_limit.isfinite():
         types = tried[:, :, incoming].gather(0, chosen[None, ..., None].expand(1, *chosen.shape, incoming.shape[1]))[0]
-        force = _force_along(dynamics, path, types, exists[scene, 0])
-        excess = (force - force.clamp(-dynamics.force_limit, dynamics.force_limit)) * sign * weight[:, None]
+        force = _force_along(dynamics, better_block, types)
+        excess = (force - force.clamp(-dynamics.force_limit, dynamics.force_limit)) * weight[:, None]
         target = features.target.clone()
         target[scene, frame] += excess.sum(-2)
         features = replace(features, target=target)
@@ -76,6 +91,13 @@ def hard_frames(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes)
     """Which frames of scenes with cubic paths need integrated ones, bool ``[B, T - 1]``."""
     stiff = (force_changes(dynamics, features, scenes) > STIFF).flatten(2).any(-1)
     return stiff & features.mask.any(-1)
+
+
+def gap_floor(dynamics: PairForces, scenes: Scenes) -> Tensor:
+    """From where on the motions from both ends of a frame count as passing by each other, ``[B]``."""
+    disagreement = torch.where(scenes.transition_mask, dynamics.own_error(scenes), torch.nan)
+    noise = disagreement.flatten(1).nanquantile(0.25, dim=-1)
+    return (NOISE * noise).clamp(min=GAP * float(dynamics.length))
 
 
 def path_gaps(
@@ -143,18 +165,19 @@ def frame_errors(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: T
     return gap
 
 
-def largest_force(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor) -> float:
-    """Largest component of the total force on an entity along integrated motion, under the limit there is."""
+def largest_forces(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor) -> Tensor:
+    """Largest component of the total force on an entity along integrated motion, under the limit there is, ``[R]``."""
     scene, frame = row.unbind(-1)
     start = scenes.trajectory.double()[scene, frame]
     path = _integrate(dynamics, start, structure[scene], scenes.edge_mask[scene], scenes.time_step, dynamics.clock_lag)
     incoming = structure[scene][:, edges.incoming_edges(scenes.num_entities)]
-    return float(_force_along(dynamics, path, incoming, dynamics.edge_exists(scenes)[scene, 0]).abs().max())
+    exists, one = dynamics.edge_exists(scenes)[scene, 0], torch.ones_like(path)
+    block = path_block(path, one, one[0, 0, :, 0], exists, None)
+    return _force_along(dynamics, block, incoming).abs().flatten(1).amax(1)
 
 
-def _force_along(dynamics: PairForces, path: Tensor, incoming: Tensor, exists: Tensor) -> Tensor:
+def _force_along(dynamics: PairForces, block: PathBlock, incoming: Tensor) -> Tensor:
     """Sum of the forces on each entity along paths, before any limit: ``[R, N, Q, S]``."""
-    block = path_block(path, torch.ones_like(path), torch.ones_like(path[0, 0, :, 0]), exists, None)
     types = incoming[..., None].expand(block.coordinate.shape)
     force = dynamics.laws.select(block.coordinate, types, dynamics.laws.table().detach().double())
     return (force[..., None] * block.direction).sum(-3)
@@ -207,7 +230,7 @@ def _integrate(
     )
     start = motion.flat(state[..., dynamics.positions])
     path = torch.stack([start, *(position for position, _ in moved)])  # [P + 1, N, S, B]
-    path = path.permute(3, 1, 0, 2)
+    path = path.permute(3, 1, 0, 2).contiguous()  # distances along other orders of axes are slow
     return path.reshape(*motion.batch, *path.shape[1:])
 
 

@@ -12,14 +12,11 @@ import torch
 from torch import Tensor
 
 from pyro_nri.dynamics.impulses import ImpulseFeatures
-from pyro_nri.dynamics.integrated_paths import hard_frames, path_gaps
+from pyro_nri.dynamics.integrated_paths import gap_floor, hard_frames, path_gaps
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
-#: A gap counts as one from this share of the typical way of a frame on, and from so many times the lower quartile of
-#: what positions and velocities disagree by.
-GAP, NOISE = 1e-3, 5.0
 #: Misfit of a gap, and the share of gaps beyond which no structure is looked for.
 GAP_MISFIT, MAX_GAPS = 1.0, 0.7
 #: Scenes whose frames have a smaller misfit together are left as they are: chaotic orbits have that under the truth.
@@ -142,9 +139,7 @@ class _Search:
 def _hard(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes) -> _Frames:
     scene, frame = hard_frames(dynamics, features, scenes).nonzero().unbind(-1)
     trajectory = scenes.trajectory.double()
-    disagreement = torch.where(scenes.transition_mask, dynamics.own_error(scenes), torch.nan)
-    noise = disagreement.flatten(1).nanquantile(0.25, dim=-1)  # [B]
-    floor = (NOISE * noise).clamp(min=GAP * float(dynamics.length))
+    floor = gap_floor(dynamics, scenes)
     return _Frames(scene, trajectory[scene, frame], trajectory[scene, frame + 1], scenes.edge_mask[scene], floor[scene])
 
 

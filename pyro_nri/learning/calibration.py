@@ -146,24 +146,23 @@ def simulate_again(
         return None
     dynamics = copy.deepcopy(model.impulse_parts[0]).for_rollouts()
     measured, process = residual_scales(model, scenes, structure)
-    every = chosen.repeat(NUM_STARTS)
-    types, exists = structure[scenes.group_index[every]], scenes.edge_mask[every]
-    paths = []
-    for _ in range(NUM_LAWS):
-        number = int(torch.randint(1 if laws is None else len(laws), (), generator=random))
-        if laws is not None:
-            dynamics.laws.set_splines(laws[number])
-        order = torch.rand(len(every), scenes.num_frames, generator=random)
-        frame = torch.where(complete[every], order, -1.0).argmax(-1)  # any of the complete ones
-        frames = [state := scenes.trajectory[every, frame].double()]
-        with torch.no_grad():
-            for _ in range(scenes.num_frames - 1):
-                state = rollout(dynamics, state, types, 1, edge_mask=exists)[:, 0]
-                state = state + process * torch.randn(state.shape, generator=random, dtype=state.dtype)
-                frames.append(state)
-        path = torch.stack(frames, 1)
-        paths.append(path + measured * torch.randn(path.shape, generator=random, dtype=path.dtype))
-    path, kept = torch.cat(paths), every.repeat(NUM_LAWS)
+    kept = chosen.repeat(NUM_STARTS * NUM_LAWS)
+    types, exists = structure[scenes.group_index[kept]], scenes.edge_mask[kept]
+    if laws is not None:
+        drawn = laws[torch.randint(len(laws), (NUM_LAWS,), generator=random)]
+        dynamics.laws = dynamics.laws.several(drawn)
+        law = torch.arange(NUM_LAWS).repeat_interleave(NUM_STARTS * len(chosen))
+        types = types + model.num_edge_types * law[:, None]
+    order = torch.rand(len(kept), scenes.num_frames, generator=random)
+    frame = torch.where(complete[kept], order, -1.0).argmax(-1)  # any of the complete ones
+    frames = [state := scenes.trajectory[kept, frame].double()]
+    with torch.no_grad():
+        for _ in range(scenes.num_frames - 1):
+            state = rollout(dynamics, state, types, 1, edge_mask=exists)[:, 0]
+            state = state + process * torch.randn(state.shape, generator=random, dtype=state.dtype)
+            frames.append(state)
+    path = torch.stack(frames, 1)
+    path = path + measured * torch.randn(path.shape, generator=random, dtype=path.dtype)
     part, names = scenes[kept], tuple(map(str, range(len(kept))))
     named = replace(
         part,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.integrated_paths import frame_errors, largest_force
+from pyro_nri.dynamics.integrated_paths import frame_errors, largest_forces
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.scenes.scenes import Scenes
 
@@ -72,13 +72,13 @@ class _Trial:
         self.dynamics, self.scenes, self.row, self.structure = dynamics, scenes, row, structure
         self.length = float(dynamics.length)
 
-    def loss(self, limits: Sequence[float], floor: float = FLOOR) -> Tensor:
-        """How badly each frame is explained under each of L limits, ``[L, R]``.
+    def loss(self, limits: Sequence[float], floor: float = FLOOR, row: Tensor | None = None) -> Tensor:
+        """How badly each frame, or each of R given ones, is explained under each of L limits, ``[L, R]``.
 
         It is that of Cauchy errors, as single ends may be anywhere.
         """
-        limit = self.dynamics.force_limit.new_tensor(limits)
-        gap = frame_errors(self.dynamics, self.scenes, self.row, self.structure, limit)  # [L, R, N]
+        limit, row = self.dynamics.force_limit.new_tensor(limits), self.row if row is None else row
+        gap = frame_errors(self.dynamics, self.scenes, row, self.structure, limit)  # [L, R, N]
         return (gap.square() + (floor * self.length) ** 2).log().sum(-1) * self.dynamics.num_axes / 2
 
     def range_of_limits(self) -> tuple[float, float]:
@@ -87,12 +87,18 @@ class _Trial:
         velocity = self.scenes.trajectory.double()[..., self.dynamics.velocities]
         change = (velocity[scene, frame + 1] - velocity[scene, frame]).norm(dim=-1)
         low = float(change.quantile(0.9)) / self.scenes.time_step
-        return low, 1.1 * max(largest_force(self.dynamics, self.scenes, self.row, self.structure), low)
+        return low, 1.1 * max(float(self.peaks().max()), low)
+
+    def peaks(self) -> Tensor:
+        """Largest force in each frame, ``[R]``: above it no limit matters."""
+        return largest_forces(self.dynamics, self.scenes, self.row, self.structure)
 
     def best_limit(self, log_limits: Tensor) -> float:
         """The best of a grid, then of grids that lie closer and closer around it, the last ones by small errors."""
+        peaks = self.peaks()
         for number in range(1 + BROAD + FINE):
-            loss = self.loss(log_limits.exp().tolist(), FLOOR if number <= BROAD else FINE_FLOOR).sum(-1)
+            limits = log_limits.exp().tolist()
+            loss = self.loss(limits, FLOOR if number <= BROAD else FINE_FLOOR, self.row[peaks >= limits[0]]).sum(-1)
             best, width = log_limits[loss.argmin()], log_limits[1] - log_limits[0]
             log_limits = best + width * torch.linspace(-1, 1, NUM_CLOSER, dtype=log_limits.dtype)
         return math.exp(float(best))

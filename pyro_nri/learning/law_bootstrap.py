@@ -94,7 +94,7 @@ def bootstrap_laws(
             draws.append(best.step(slope, torch.einsum("c,cij->ij", count, curvature)))
         laws = torch.stack(draws)
         if not dynamics.circular:
-            laws = continue_laws(dynamics.laws, laws, best.errors, scenes.time_step)
+            laws = continue_laws(dynamics.laws, laws, best.covariance, scenes.time_step)
         return LawDraws(laws, _support(dynamics.laws, information))
 
 
@@ -129,7 +129,7 @@ class _Regression:
             self.coefficient = regression.solve(system, right)
             residual = self.target - self.design @ self.coefficient
         fit_noise(self.noise, residual, context)
-        self.errors = regression.errors(system)
+        self.covariance = regression.covariance(system)
 
     def step(self, slope: Tensor, curvature: Tensor) -> Tensor:
         """Laws ``[K, NUM_SPLINES]`` after a Newton step along ``slope [P]`` with ``curvature [P, P]``."""

@@ -13,13 +13,16 @@ from torch import Tensor
 from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
 
 #: A coefficient is resolved where its standard error is below this share of it, there and at all larger distances.
-RESOLVED = 0.02
-#: The power is that of the law over this range of log distance above the place where it is lost.
-WINDOW = 1.0
-#: Steepest powers of ``r f(r)``; with fewer resolved coefficients than this in the window a law is left as it is.
-STEEPEST, MIN_COEFFICIENTS = 12.0, 5
-#: No coefficient weighs more than one that is known to 1e-3: laws are seldom powers to more than that.
-MAX_WEIGHT = 1e6
+RESOLVED = 0.1
+#: It is kept as fitted where its standard error, with what such errors are found to be too small by, is below this.
+KEPT = 1e-3
+#: Range of log distance, above the place where a law is lost, that says which power of the distance it is.
+WINDOW = 1.5
+#: With fewer resolved coefficients than this in the window a law is left as it is.
+MIN_COEFFICIENTS = 5
+#: Tried for how much too small standard errors are, and for how far the slope over log distance changes from one spline
+#: to the next.
+INFLATION, BEND = torch.logspace(0, 1.5, 6).double(), torch.logspace(-8, -1, 15).double()
 MAX_PASSES = 3
 
 
@@ -36,56 +39,93 @@ def resolved_from(distance: Tensor, force: Tensor, time_step: float) -> float:
     return float(lost.max()) if len(lost) else 0.0
 
 
-def continue_laws(laws: ForceLaws, coefficient: Tensor, error: Tensor, time_step: float) -> Tensor:
+def continue_laws(laws: ForceLaws, coefficient: Tensor, covariance: Tensor, time_step: float) -> Tensor:
     """Splines of ``r f(r)`` whose unresolved lower end goes on as a power of the distance.
 
-    A spline whose coefficients form a geometric series is a power of the distance.
+    A spline whose coefficients form a geometric series is a power of the distance. So the logarithms of resolved
+    coefficients are taken for a line that bends little from one to the next and was seen with errors; how much it bends
+    is read off them (restricted maximum likelihood), and the line says what is not resolved.
 
     Args:
         laws: say where splines are; over distances.
         coefficient: fitted, ``[*batch, K, NUM_SPLINES]``.
-        error: standard errors of coefficients, ``[K, NUM_SPLINES]``.
+        covariance: of each law's coefficients, ``[K, NUM_SPLINES, NUM_SPLINES]``.
         time_step: of a frame.
 
     Returns:
         ``[*batch, K, NUM_SPLINES]``; laws without a resolved stretch of one sign as they were.
     """
-    result, lost_below = _continued(laws, coefficient, error, 0.0), 0.0
+    result, lost_below = _continued(laws, coefficient, covariance, 0.0), 0.0
     for _ in range(MAX_PASSES):  # a law that was too weak there turns entities faster once it goes on
         median = result.reshape(-1, *result.shape[-2:]).median(0).values
         distance = _knots(laws).exp()
         if (reached := resolved_from(distance, median / distance, time_step)) <= lost_below:
             break
-        result, lost_below = _continued(laws, coefficient, error, reached), reached
+        result, lost_below = _continued(laws, coefficient, covariance, reached), reached
     return result
 
 
-def _continued(laws: ForceLaws, coefficient: Tensor, error: Tensor, lost_below: float) -> Tensor:
+def _continued(laws: ForceLaws, coefficient: Tensor, covariance: Tensor, lost_below: float) -> Tensor:
     """One pass of :func:`continue_laws`, with the distance up to which nothing is resolved."""
     place, result = _knots(laws), coefficient.clone()
-    step = float(place[1] - place[0])
+    size = round(WINDOW / float(place[1] - place[0]))
     batch, flat = coefficient.reshape(-1, *coefficient.shape[-2:]), result.view(-1, *coefficient.shape[-2:])
     center = batch.median(0).values
     for k in range(int(laws.no_interaction), len(center)):
-        relative = torch.where(place.exp() <= lost_below, torch.inf, error[k] / center[k].abs())
-        lost, best = relative > RESOLVED, int(relative.argmin())
-        below = lost[:best].nonzero()
+        relative = covariance[k].diagonal().clamp(min=0).sqrt() / center[k].abs()
+        relative = torch.where(place.exp() <= lost_below, torch.inf, relative)
+        lost = ~(relative <= RESOLVED)
+        below = lost[: int(relative.argmin())].nonzero()
         if len(below) == 0:
             continue
         first = int(below.max()) + 1
-        window = slice(first, first + round(WINDOW / step))
-        values = center[k, window]
-        weight = (values / error[k, window]).square().clamp(max=MAX_WEIGHT) * ~lost[window]
-        if int((weight > 0).sum()) < MIN_COEFFICIENTS or bool((values.sign() != values[0].sign()).any()):
+        seen = first + (~lost[first : first + size]).nonzero().squeeze(-1)
+        values = center[k, seen]
+        if len(seen) < MIN_COEFFICIENTS or bool((values.sign() != values[0].sign()).any()):
             continue
-        every = batch[:, k, window]
+        error = covariance[k][seen][:, seen] / (values[:, None] * values)
+        every = batch[:, k, seen]
         usable = (every.sign() == values.sign()).all(-1)
-        x = place[window] - (weight * place[window]).sum() / weight.sum()
-        logs = every.abs().clamp(min=1e-300).log()
-        power = ((weight * x * logs).sum(-1) / (weight * x * x).sum()).clamp(-STEEPEST, STEEPEST)
-        away = place[:first] - place[first]
-        flat[usable, k, :first] = (every[:, :1] * (power[:, None] * away).exp())[usable]
+        inflation, line = _line(values.abs().log(), error, seen)
+        unsure = inflation * relative[seen] > KEPT
+        until = int(seen[unsure].max()) + 1 if unsure.any() else first
+        told = (line @ every.abs().clamp(min=1e-300).log().T).T.exp() * values[0].sign()
+        flat[usable, k, :until] = told[usable, :until]
     return result
+
+
+def _line(value: Tensor, error: Tensor, place: Tensor) -> tuple[float, Tensor]:
+    """How to read a line that bends a little off some of its values.
+
+    Args:
+        value: ``[M]``.
+        error: their covariance, ``[M, M]``.
+        place: where they stand on it, ascending integers, ``[M]``.
+
+    Returns:
+        How much too small standard errors are, and what gives the line at places 0 to the last one, ``[L, M]``.
+    """
+    ramp = torch.arange(int(place[-1]) + 1, dtype=value.dtype).flip(0)  # its slope changes from the upper end on
+    walk = (ramp[:, None] - ramp - 1).clamp(min=0)  # twice summed: [L, L]
+    scatter, basis = walk @ walk.T, torch.stack([torch.ones_like(ramp), ramp], -1)
+    floor = 1e-24 * torch.eye(len(value), dtype=value.dtype)
+    best, chosen = -math.inf, (1.0, value.new_zeros(0))
+    for inflation in INFLATION:
+        for bend in BEND:
+            system = inflation**2 * error + bend**2 * scatter[place][:, place] + floor
+            scale = system.diagonal().rsqrt()
+            root = torch.linalg.cholesky(scale[:, None] * system * scale + 1e-12 * torch.eye(len(value)).to(value))
+            design = scale[:, None] * basis[place]
+            known = design.T @ torch.cholesky_solve(design, root)  # [2, 2]
+            read = torch.linalg.solve(known, torch.cholesky_solve(design, root).T * scale)  # line's two numbers, [2, M]
+            left = (value - basis[place] @ (read @ value)) * scale
+            misfit = left @ torch.cholesky_solve(left[:, None], root)[:, 0]
+            spread = 2 * root.diagonal().log().sum() - 2 * scale.log().sum() + known.logdet()
+            if (score := -float(misfit + spread)) > best:
+                rest = torch.eye(len(value)).to(value) - basis[place] @ read
+                bent = bend**2 * scatter[:, place] * scale @ torch.cholesky_solve(scale[:, None] * rest, root)
+                best, chosen = score, (float(inflation), basis @ read + bent)
+    return chosen
 
 
 def _knots(laws: ForceLaws) -> Tensor:

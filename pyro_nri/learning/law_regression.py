@@ -80,13 +80,15 @@ class LawRegression:
         result[self.free] = scale * torch.linalg.solve(scale[:, None] * system * scale, scale * right[self.free])
         return result
 
-    def errors(self, system: Tensor) -> Tensor:
-        """Standard errors of the laws' coefficients, ``[K, NUM_SPLINES]``; 0 for those that are fixed."""
+    def covariance(self, system: Tensor) -> Tensor:
+        """Of each law's coefficients, ``[K, NUM_SPLINES, NUM_SPLINES]``; 0 for those that are fixed."""
         some = system[self.free][:, self.free]
         scale = some.diagonal().rsqrt()
-        variance = torch.zeros(len(system), dtype=torch.float64)
-        variance[self.free] = torch.linalg.inv(scale[:, None] * some * scale).diagonal() * scale.square()
-        return self.splines(variance.clamp(min=0).sqrt())
+        whole = torch.zeros_like(system)
+        free = self.free.nonzero().squeeze(-1)
+        whole[free[:, None], free] = scale[:, None] * torch.linalg.inv(scale[:, None] * some * scale) * scale
+        blocks = whole[:-1, :-1].unflatten(1, (-1, NUM_SPLINES)).unflatten(0, (-1, NUM_SPLINES))
+        return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
 
     def splines(self, coefficient: Tensor) -> Tensor:
         """The laws' part of coefficients, ``[K, NUM_SPLINES]``."""

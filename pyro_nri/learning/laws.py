@@ -36,7 +36,9 @@ from pyro_nri.scenes.scenes import Scenes
 #: Scenes that laws are fitted to; more of them change the law by less than its quadrature does.
 MAX_SCENES = 100
 #: Rounds along cubic paths, and rounds with integrated paths.
-NUM_ROUNDS = (2, 8)
+NUM_ROUNDS = (2, 6)
+#: Weighted regressions and fits of the noise in each round.
+NUM_PASSES = 3
 #: Calls of the optimiser for the noise of the forward density.
 FORWARD_FITS = 4
 #: Of the rounds with integrated paths, those that first ask how the simulator moves (and so does the end).
@@ -170,7 +172,7 @@ def _fit_round(
     if number == 0:
         fit_noise(noise, residual, own)
     penalty, slope = regression.penalty(design)
-    for _ in range(3 if number < 3 else 1):  # later rounds begin where the one before ended
+    for _ in range(NUM_PASSES):
         weighted = flat * noise.precision(residual, own).flatten()[:, None]
         system = weighted.T @ flat + penalty
         coefficient = regression.solve(system, weighted.T @ target.flatten() + slope)
@@ -178,7 +180,7 @@ def _fit_round(
         fit_noise(noise, residual, own)
     splines = regression.splines(coefficient)
     if not dynamics.circular:
-        splines = continue_laws(dynamics.laws, splines, regression.errors(system), scenes.time_step)
+        splines = continue_laws(dynamics.laws, splines, regression.covariance(system), scenes.time_step)
     dynamics.laws.set_splines(splines)
     dynamics.clock_lag += coefficient[-1]
     result = torch.zeros_like(features.target)

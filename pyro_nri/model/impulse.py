@@ -209,7 +209,7 @@ def refined_features(
     found = []
     if search and dynamics.leapfrog_steps and len(doubtful := doubtful_scenes(dynamics, features, scenes, guessed)):
         part = scenes[doubtful]
-        smooth, starts = dynamics.features(part, whiten=False), [each[doubtful] for each in (guessed, *uniform)]
+        smooth, starts = dynamics.features(part, whiten=False), [each[doubtful] for each in (*uniform, guessed)]
         better = refine(dynamics, smooth, part, starts)
         starts.append(guess((dynamics.whitened(better, part) if whiten else better).to(dtype)))
         found.append(guessed.clone())

@@ -34,7 +34,7 @@ def test_a_power_goes_on(laws, exponent, sign):
     lost = math.log(0.3) > PLACE
     fitted[0, lost] = torch.randn(int(lost.sum()), generator=torch.Generator().manual_seed(1)).double()
     error[0, lost] = 10.0
-    found = continue_laws(laws, fitted, error, time_step=1e-3)
+    found = continue_laws(laws, fitted, error.square().diag_embed(), time_step=1e-3)
     torch.testing.assert_close(found, whole, rtol=1e-9, atol=0)
     laws.set_splines(found)
     r = torch.tensor([0.025, 0.05, 0.2], dtype=torch.double)
@@ -54,13 +54,13 @@ def test_turns_within_a_frame_are_not_resolved(laws):
     assert resolved_from(distance, whole / distance, 1e-4) == 0
     fitted = whole.clone()
     fitted[0, math.log(edge) > PLACE] *= 1.5  # surely wrong
-    found = continue_laws(laws, fitted, QUIET, time_step=0.1)
+    found = continue_laws(laws, fitted, QUIET.square().diag_embed(), time_step=0.1)
     torch.testing.assert_close(found[0], whole[0], rtol=1e-6, atol=0)
 
 
 def test_what_is_resolved_stays(laws):
     whole = torch.stack([power(-1.0), power(2.0, -0.1)])
-    assert torch.equal(continue_laws(laws, whole, 1e-3 * whole.abs(), time_step=1e-4), whole)
+    assert torch.equal(continue_laws(laws, whole, (1e-3 * whole).square().diag_embed(), time_step=1e-4), whole)
 
 
 def test_laws_without_a_sign_stay(laws):
@@ -68,13 +68,13 @@ def test_laws_without_a_sign_stay(laws):
     random = torch.Generator().manual_seed(0)
     whole = torch.stack([1e-5 * torch.randn(NUM_SPLINES, generator=random).double(), power(2.0, -0.1)])
     error = torch.full_like(whole, 1e-5)
-    found = continue_laws(laws, whole, error, time_step=0.1)
+    found = continue_laws(laws, whole, error.square().diag_embed(), time_step=0.1)
     assert torch.equal(found[0], whole[0])
     laws = ForceLaws(2, circular=False, no_interaction=True, generator=random).double()
     laws.low.fill_(math.log(0.02))
     laws.high.fill_(math.log(4))
     whole[0] = 0
-    assert torch.equal(continue_laws(laws, whole, error, time_step=0.1)[0], whole[0])
+    assert torch.equal(continue_laws(laws, whole, error.square().diag_embed(), time_step=0.1)[0], whole[0])
 
 
 def test_every_draw_goes_on_by_its_own_power(laws):
@@ -83,4 +83,6 @@ def test_every_draw_goes_on_by_its_own_power(laws):
     fitted, error = draws.clone(), 1e-6 * draws[3].abs()
     fitted[:, 0, :20] = 7.0
     error[0, :20] = 100.0
-    torch.testing.assert_close(continue_laws(laws, fitted, error, time_step=1e-4), draws, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        continue_laws(laws, fitted, error.square().diag_embed(), time_step=1e-4), draws, rtol=1e-9, atol=0
+    )
