@@ -181,20 +181,23 @@ class ImpulseFeatures:
 
 
 def forces_along(laws: ForceLaws, coordinate: Tensor, table: Tensor) -> Tensor:
-    """Forces of all types at distances ``[*rows, N, N - 1, Q]``, of which both edges of a pair have the same, or angles.
+    """Forces of all types at distances, of which both edges of a pair have the same, or at angles.
 
     Args:
         laws: which forces.
-        coordinate: receivers first, their senders ascending.
+        coordinate: ``[*rows, N, N - 1, Q]``, receivers first, their senders ascending.
         table: :meth:`ForceLaws.table` of them.
 
     Returns:
         ``[*rows, N, N - 1, Q, K]``.
     """
+    forces: Tensor
     if laws.circular:
-        return laws(coordinate, table)
-    once, both = pairs_once(coordinate)
-    return laws(once, table).index_select(-3, both).unflatten(-3, coordinate.shape[-3:-1])
+        forces = laws(coordinate, table)
+    else:
+        once, both = pairs_once(coordinate)
+        forces = laws(once, table).index_select(-3, both).unflatten(-3, coordinate.shape[-3:-1])
+    return forces
 
 
 def basis_along(laws: ForceLaws, coordinate: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +217,8 @@ def basis_along(laws: ForceLaws, coordinate: Tensor, weight: Tensor) -> tuple[Te
     once, both = pairs_once(coordinate)
     index, value = laws.basis(once)
     value = value * (weight / once)[..., None]
-    return tuple(each.index_select(-3, both).unflatten(-3, coordinate.shape[-3:-1]) for each in (index, value))
+    index, value = (each.index_select(-3, both).unflatten(-3, coordinate.shape[-3:-1]) for each in (index, value))
+    return index, value
 
 
 def pairs_once(distance: Tensor) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,8 @@ class LawRegression:
         free = self.free.nonzero().squeeze(-1)
         whole[free[:, None], free] = scale[:, None] * torch.linalg.inv(scale[:, None] * some * scale) * scale
         blocks = whole[:-1, :-1].unflatten(1, (-1, NUM_SPLINES)).unflatten(0, (-1, NUM_SPLINES))
-        return blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
+        each: Tensor = blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
+        return each
 
     def splines(self, coefficient: Tensor) -> Tensor:
         """The laws' part of coefficients, ``[K, NUM_SPLINES]``."""

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.dynamics import sum_messages
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.model.noise import AbstractNoise, StudentTNoise
 from pyro_nri.model.program import SceneModel
@@ -109,9 +108,9 @@ class HiddenMotion:
         return other
 
     def refined(self, factor: int) -> "HiddenMotion":
-        """The same with more sub-steps in a frame: those of the recorded motion where it tells them."""
+        """The same with more sub-steps in a frame, where the recorded motion does not tell its own."""
         other = copy.copy(self)
-        other.num_substeps = int(self.dynamics.leapfrog_steps) or self.num_substeps * factor
+        other.num_substeps = self.num_substeps * (1 if self.dynamics.leapfrog_steps else factor)
         return other
 
     def turned(self) -> "HiddenMotion":
@@ -166,12 +165,9 @@ class HiddenMotion:
         recorded = self.recorded[:, : path.shape[-3]].expand(*path.shape[:-2], *self.recorded.shape[-2:])
         state = torch.cat([recorded, path * self.scale + self.offset], -2)
         context = self.geometry(state, self.edge_mask[:, None]) if self.noise.uses_context else None
-        dynamics, structure = self.dynamics, self.structure[:, None].expand(*state.shape[:-2], -1)
-        time, lag = dynamics.time_step.double() / self.num_substeps, self.lag
-        for _ in range(self.num_substeps):
-            forces = dynamics.forces(state, structure, time, lag, self.table) * self.edge_mask[:, None, :, None]
-            state = dynamics.move(state, sum_messages(forces), time, lag)
-        return state, context
+        structure = self.structure[:, None].expand(*state.shape[:-2], -1)
+        exists = self.edge_mask[:, None].expand_as(structure)
+        return self.dynamics.moved(state, structure, exists, self.table, self.num_substeps, self.lag), context
 
     def _residual(self, path: Tensor, prediction: Tensor) -> Tensor:
         recorded = self.recorded[:, 1:].expand(*path.shape[:-4], *self.recorded[:, 1:].shape)
