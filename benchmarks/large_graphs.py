@@ -3,7 +3,7 @@
     python benchmarks/large_graphs.py [--smoke] [--out FOLDER]
 
 One scene of 49 frames at a time (N = 100: 24, 49 and 99 too), laws of ``data/models/springs5.pt`` (learned from five
-particles) used unchanged, chains from prior draws, no annealing. ``f1`` is that of the linked type at probability 0.5.
+particles) used unchanged, chains from prior draws. ``f1`` is that of the linked type at probability 0.5.
 "known density": the prior knows that 5 of N - 1 are linked, else both types are equally likely. Beside it single-edge
 moves for the same number of steps, and the empty graph, whose F1 is 0.
 """
@@ -31,8 +31,8 @@ from pyro_nri.posterior.convert import to_datatree
 from pyro_nri.scenes.simulate import simulate
 
 #: Entities, frames, scenes, chains, warm-up steps and draws of each chain.
-SIZES = ((20, 49, 4, 4, 300, 200), (50, 49, 1, 4, 150, 50), (100, 49, 1, 2, 150, 50))
-LONG = ((100, 24, 1, 2, 150, 50), (100, 99, 1, 2, 150, 50))
+SIZES = ((20, 49, 4, 4, 300, 200), (50, 49, 1, 4, 300, 50), (100, 49, 1, 2, 400, 50))
+LONG = ((100, 24, 1, 2, 400, 50), (100, 99, 1, 2, 400, 50))
 #: Prior, whether it knows the density, moves.
 CHOICES = (
     ("independent", False, "auto"),
@@ -67,7 +67,6 @@ def run(size: tuple[int, ...], prior: str, known_density: bool, kernel: str) -> 
         num_chains=num_chains,
         num_warmup=num_warmup,
         num_draws=num_draws,
-        start_temperature=1.0,
         seed=0,
     )
     seconds = time.perf_counter() - started

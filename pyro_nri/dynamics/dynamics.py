@@ -33,6 +33,10 @@ class AbstractDynamics(nn.Module, ABC):
     def fit_scaling(self, scenes: Scenes) -> None:
         """Set the constants between raw and scaled units, if there are any, from training scenes."""
 
+    def for_rollouts(self) -> "AbstractDynamics":
+        """The same modules as they foretell motion best: with more sub-steps where the motion tells of them."""
+        return self
+
     @abstractmethod
     def messages(self, state: Tensor, structure: Tensor | None = None) -> Tensor:
         """Messages along the edges.

@@ -1,5 +1,6 @@
 """Forces along the separation, one learned law for each type of edge; the node module is an integrator."""
 
+import copy
 import math
 from collections.abc import Iterator
 
@@ -44,13 +45,13 @@ class PairForces(AbstractDynamics):
     What simulators do is learned with the laws (:mod:`pyro_nri.learning.laws`) and is part of every step: velocities
     may be those of a moment ``clock_lag`` before the positions, and each component of the total force on an entity may
     be capped at ``force_limit``. They start at 0 and infinity. Where the lag is half a sub-step of a leapfrog, there
-    are ``leapfrog_steps`` of them in a frame (0: not known), and every step takes as many.
+    are ``leapfrog_steps`` of them in a frame (0: not known); paths within hard frames and rollouts take as many.
 
     Args:
         num_edge_types: K.
         state_names: D names; a velocity is "v" + the name of its position.
         boundary: "estimate" the walls from training scenes, "none", or the distance of every wall from the origin.
-        num_substeps: sub-steps of a frame, unless the motion tells its own.
+        num_substeps: sub-steps of a frame.
         num_entity_kinds: must be 1.
         no_interaction: whether type 0 exerts no force.
         generator: source of the initial weights.
@@ -96,7 +97,7 @@ class PairForces(AbstractDynamics):
         self.num_edge_types = num_edge_types
         self.state_size = len(state_names)
         self.num_entity_kinds = 1
-        self.given_substeps = num_substeps
+        self.num_substeps = num_substeps
         self.boundary = boundary
         self.laws = ForceLaws(
             num_edge_types, circular=self.circular, no_interaction=no_interaction, generator=generator
@@ -163,15 +164,12 @@ class PairForces(AbstractDynamics):
         occurring: Tensor = distance[seen]
         return occurring
 
-    @property
-    def num_substeps(self) -> int:
-        """Sub-steps of a frame: ``leapfrog_steps`` where they are known. To set it forgets those."""
-        return int(self.leapfrog_steps) or self.given_substeps
-
-    @num_substeps.setter
-    def num_substeps(self, value: int) -> None:
-        self.leapfrog_steps.zero_()
-        self.given_substeps = value
+    def for_rollouts(self) -> "PairForces":
+        if not self.leapfrog_steps:
+            return self
+        fine = copy.copy(self)
+        fine.num_substeps = int(self.leapfrog_steps)
+        return fine
 
     # --- the forward model -------------------------------------------------------------------------------------------
     def step(

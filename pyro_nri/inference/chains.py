@@ -1,5 +1,7 @@
 """Chains over the structures of many scenes: the one loop behind the two drivers, ``infer()`` and the Pyro kernel."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,7 +29,9 @@ MIN_WARMUP = 20
 class Chains:
     """C chains over G structures that are stepped together.
 
-    The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. What each chain saw of
+    The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. Where a likelihood can
+    be blunted, the first half of warm-up takes blunt ones in turn instead: when the noise is tiny, no temperature makes
+    a path through structures that are all out of the question, but wide noise does. What each chain saw of
     the edges in the second half of warm-up sets how often its moves choose them; then that is frozen. With a ladder of
     R replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder instead.
 
@@ -41,6 +45,7 @@ class Chains:
         number: steps already made, when an earlier run goes on.
         seen: types of the edges in the warm-up steps of that run, ``[C, S, G, E]``.
         ladder: replicas of parallel tempering; it changes with the steps.
+        blunt: targets of the first half of warm-up with their moves, each for as many steps.
     """
 
     def __init__(
@@ -55,7 +60,9 @@ class Chains:
         number: int = 0,
         seen: Tensor | None = None,
         ladder: Ladder | None = None,
+        blunt: Sequence[tuple[StructureTarget, AbstractProposal]] = (),
     ) -> None:
+        self.own, self.blunt = (target, proposal), blunt
         self.target = target
         self.proposal = proposal
         self.stream = stream
@@ -87,7 +94,11 @@ class Chains:
 
     def step(self) -> metropolis.Info:
         """One step of every chain; says what happened at temperature 1."""
-        temperature: float | Tensor = self.schedule(self.number) if self.number < self.num_warmup else 1.0
+        target, self.proposal = self._stage()
+        if target is not self.target:
+            self.target, self.state = target, metropolis.init(self.state.latents, target)
+        anneals = self.number < self.num_warmup and not self.blunt
+        temperature: float | Tensor = self.schedule(self.number) if anneals else 1.0
         if self.ladder is not None:
             temperature = self.ladder.temperature(self.num_chains)
         self.state, info = metropolis.step(
@@ -106,6 +117,11 @@ class Chains:
         if self.number == self.num_warmup:
             self._adapt()
         return info
+
+    def _stage(self) -> tuple[StructureTarget, AbstractProposal]:
+        """Target and moves of this step."""
+        half = self.num_warmup // 2
+        return self.blunt[self.number * len(self.blunt) // half] if self.blunt and self.number < half else self.own
 
     def _count(self, structure: Tensor) -> None:
         index = structure.long()[..., None]
@@ -236,7 +252,7 @@ def make_chains(
         surrogate: a cheap likelihood of the same structures, if the other one does not factorise.
         num_chains: C.
         num_warmup: warm-up steps, annealed from ``start_temperature`` to 1 within their first half.
-        start_temperature: temperature of the first step.
+        start_temperature: temperature of the first step; at 1 likelihoods are not blunted either.
         seed: fixes all random numbers.
         ladder: see :class:`Chains`.
         structure: see :class:`Chains`.
@@ -244,11 +260,16 @@ def make_chains(
         seen: see :class:`Chains`.
     """
     num_replicas = 1 if ladder is None else ladder.num_replicas
-    return Chains(
-        StructureTarget(likelihood, prior),
-        make_proposal(
+
+    def with_moves(likelihood: AbstractLikelihood) -> tuple[StructureTarget, AbstractProposal]:
+        moves = make_proposal(
             proposal, prior, likelihood=likelihood, log_q=log_q, incoming=incoming, surrogate=surrogate, seed=seed
-        ),
+        )
+        return StructureTarget(likelihood, prior), moves
+
+    searches = start_temperature > 1 and ladder is None and number < num_warmup // 2
+    return Chains(
+        *with_moves(likelihood),
         Stream(seed, keys(group_names, prior.edge_mask.device), num_chains * num_replicas),
         schedule=geometric(start_temperature, 1.0, max(1, num_warmup // 2)),
         num_warmup=num_warmup,
@@ -256,6 +277,7 @@ def make_chains(
         number=number,
         seen=seen,
         ladder=ladder,
+        blunt=[with_moves(each) for each in likelihood.blunted()] if searches else (),
     )
 
 

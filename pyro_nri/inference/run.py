@@ -248,7 +248,7 @@ def _check_resume(draws: Draws, scenes: Scenes, arguments: dict[str, Any]) -> No
     if kept is not None:
         thin = kept.num_evaluations // (_num_draws(kept) * kept.num_replicas)
     start = arguments["start_temperature"]
-    if warmup is not None and draws.num_replicas == 1:  # replicas are not annealed
+    if warmup is not None and warmup.temperature[0] > 1:  # neither replicas nor blunt likelihoods are heated
         start = float(warmup.temperature[0])
     for name, found, wanted in (
         ("structures", draws.group_names, scenes.group_names),

@@ -144,7 +144,7 @@ def simulate_again(
     chosen = chosen[complete[chosen].any(-1)]
     if len(chosen) == 0:
         return None
-    dynamics = copy.deepcopy(model.impulse_parts[0])
+    dynamics = copy.deepcopy(model.impulse_parts[0]).for_rollouts()
     measured, process = residual_scales(model, scenes, structure)
     kept = chosen.repeat(NUM_STARTS * NUM_LAWS)
     types, exists = structure[scenes.group_index[kept]], scenes.edge_mask[kept]

@@ -108,9 +108,9 @@ class HiddenMotion:
         return other
 
     def refined(self, factor: int) -> "HiddenMotion":
-        """The same with more sub-steps in a frame, where the recorded motion does not tell its own."""
+        """The same with more sub-steps in a frame: those of the recorded motion where it tells them."""
         other = copy.copy(self)
-        other.num_substeps = self.num_substeps * (1 if self.dynamics.leapfrog_steps else factor)
+        other.num_substeps = int(self.dynamics.leapfrog_steps) or self.num_substeps * factor
         return other
 
     def turned(self) -> "HiddenMotion":

@@ -1,5 +1,6 @@
 """How far the next state may lie from its prediction."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -32,6 +33,8 @@ class AbstractNoise(nn.Module, ABC):
 
     #: Whether the scale depends on a context.
     uses_context: ClassVar[bool] = False
+    #: Share of the typical change below which no scale falls.
+    floor: float = SCALE_FLOOR
 
     def fit_scaling(self, change_scale: Tensor, context: Tensor | None = None) -> None:
         """Start from scales as large as the typical change.
@@ -42,10 +45,16 @@ class AbstractNoise(nn.Module, ABC):
         """
         self.change_scale.copy_(change_scale)
 
+    def blunted(self, share: float) -> "AbstractNoise":
+        """A copy whose scales are at least this share of the typical change."""
+        other = copy.deepcopy(self)
+        other.floor = share
+        return other
+
     @property
     def scale(self) -> Tensor:
         """Scale of each variable where nothing else is known, raw units, ``[D]``."""
-        return self.change_scale * (self.log_relative_scale.exp() + SCALE_FLOOR)
+        return self.change_scale * (self.log_relative_scale.exp() + self.floor)
 
     @abstractmethod
     def forward(self, prediction: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
@@ -184,7 +193,7 @@ class GeometricNoise(AbstractNoise):
         # Contexts far beyond those of training would give scales without any support in data.
         standard = ((context - self.context_mean) / self.context_scale).clamp(-8, 8)
         log_factor = standard @ self.context_weight
-        return self.change_scale * ((self.log_relative_scale + log_factor[..., None]).exp() + SCALE_FLOOR)
+        return self.change_scale * ((self.log_relative_scale + log_factor[..., None]).exp() + self.floor)
 
     def forward(self, prediction: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         return VectorStudentT(DEGREES_OF_FREEDOM, prediction, self._scale(context), validate_args=False)

@@ -391,7 +391,7 @@ class SceneModel(PyroModule):
             raise ValueError(f"start must be a frame from 0 to {scenes.num_frames - 1}, found {start}")
         with torch.no_grad():
             return rollout(
-                self.dynamics,
+                self.dynamics.for_rollouts(),
                 scenes.trajectory[:, start],
                 structure.to(scenes.trajectory.device)[..., scenes.group_index, :],
                 num_steps,

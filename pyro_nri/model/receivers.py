@@ -101,6 +101,10 @@ class AbstractLikelihood(ABC):
         """Log-likelihood ``[C, G]`` of structures ``[C, G, E]``."""
         return self.receiver_terms(structure).sum(-1)
 
+    def blunted(self) -> "list[AbstractLikelihood]":
+        """The same with wide noise, the widest first: on them searches do not get stuck. None by default."""
+        return []
+
     def edge_alternatives(self, structure: Tensor, edge: Tensor) -> Tensor:
         """Log-likelihood if one of some edges alone took each type, up to a constant for each edge.
 

@@ -121,11 +121,12 @@ def test_a_leapfrog_is_followed_through_close_encounters(make_pair_forces):
     dynamics = make_pair_forces(lambda r: -(r**-2), push, low=1e-3, boundary=5.0)
     dynamics.clock_lag.fill_(SUBSTEP / 2)
     dynamics.force_limit.fill_(MAX_FORCE)
-    assert dynamics.num_substeps == 20
+    assert dynamics.for_rollouts() is dynamics
     coarse = dynamics.step(scenes.trajectory[:, :-1], scenes.edge_type[:, None])
     dynamics.leapfrog_steps.fill_(100)
-    assert dynamics.num_substeps == 100
-    fine = dynamics.step(scenes.trajectory[:, :-1], scenes.edge_type[:, None])
+    assert dynamics.for_rollouts().num_substeps == 100
+    assert dynamics.num_substeps == 20
+    fine = dynamics.for_rollouts().step(scenes.trajectory[:, :-1], scenes.edge_type[:, None])
     error = [(path - scenes.trajectory[:, 1:]).abs().amax((2, 3)).flatten() for path in (coarse, fine)]
     assert error[1].quantile(0.99) < 1e-4
     assert error[0].quantile(0.99) > 1e-2

@@ -106,9 +106,9 @@ def test_how_the_simulator_moves_is_found():
     assert float(dynamics.force_limit) == pytest.approx(MAX_FORCE, rel=1e-3)
     assert int(dynamics.leapfrog_steps) == round(scenes.time_step / SUBSTEP)
     assert float(dynamics.clock_lag) == pytest.approx(SUBSTEP / 2, rel=1e-12)
-    assert dynamics.num_substeps == 100
+    assert dynamics.for_rollouts().num_substeps == 100
     # so that the motion is followed through close encounters, and the law is known there
-    step = dynamics.step(scenes.trajectory[:, :-1], scenes.edge_type[:, None])
+    step = dynamics.for_rollouts().step(scenes.trajectory[:, :-1], scenes.edge_type[:, None])
     assert ((step - scenes.trajectory[:, 1:]).abs().amax((2, 3)) < 1e-2).double().mean() > 0.98
     r = torch.linspace(0.03, 0.3, 50, dtype=torch.double)
     assert (dynamics.laws(r)[:, 0] * r**2 + 1).abs().max() < 1e-2
