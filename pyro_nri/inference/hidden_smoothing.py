@@ -32,6 +32,8 @@ NORMAL_WIDTHS, ROBUST_WIDTHS, NUM_WIDE_STEPS = (1e4, 1e2, 1.0), (1e4, 1e3, 1e2, 
 BREAK = 3e3
 #: Stretches that a broken path is followed from at most.
 NUM_STRETCHES = 4
+#: How often the states beside the most violent frame are tried anew.
+NUM_RESEATED = 3
 #: Draws of each chain before the first that counts; after each of the first rounds the proposal is made anew.
 NUM_WARMUP, NUM_ROUNDS = 12, 3
 
@@ -122,7 +124,7 @@ def improve(motion: HiddenMotion, path: Tensor) -> tuple[Tensor, Tensor]:
     Robust noise forgives a break: two stretches that both follow the laws, with one violent frame between them, are a
     mode of least squares that no small step leaves. Noise from wide to narrow leads out, first normal noise, under
     which breaks are dearest, then robust noise. Paths that are still broken are followed anew to both ends from
-    their longest unbroken stretch, from their last frame, and from other stretches.
+    their longest unbroken stretch, from their last frame, and from other stretches. Then single states are tried anew.
     """
     path, density = _mended(motion, *climb(motion, path, num_steps=NUM_STEPS))
     last = (path.shape[1] - 1, path.shape[1])
@@ -138,7 +140,43 @@ def improve(motion: HiddenMotion, path: Tensor) -> tuple[Tensor, Tensor]:
             tried, new = _mended(one, tried, one.log_density(tried))
             if bool(new > density[row]):
                 path, density = path.index_copy(0, here, tried), density.index_copy(0, here, new)
+    return _reseated(motion, path, density)
+
+
+def _reseated(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
+    """Paths of log density ``[R]``, or better ones in which a state beside the most violent frame comes from another.
+
+    Between two frames through a close encounter a state may lie where neither the motion to it nor that from it is
+    right, and no small step leads away. It is tried where the frame before leads, and where that after comes from.
+    """
+    every = torch.arange(len(path))
+    for _ in range(NUM_RESEATED):
+        residual, context = motion.residual(path)
+        violent = (motion.unit_precision(residual, context).sqrt() * residual).abs().amax((-1, -2)).argmax(1)  # [R]
+        turned = motion.turned()
+        ahead = _led_to(motion, path)
+        behind = turned.turned_path(_led_to(turned, turned.turned_path(path)))
+        before = density
+        for source, first, last in ((ahead, 1, path.shape[1]), (behind, 0, path.shape[1] - 1)):
+            for frame in (violent, violent + 1):
+                possible = (frame >= first) & (frame < last)
+                frame = frame.clamp(first, last - 1)
+                tried = path.clone()
+                tried[every, frame] = source[every, frame]
+                tried, new = climb(motion, motion.inside(tried), num_steps=NUM_STEPS)
+                better = possible & (new > density)
+                path = torch.where(better[:, None, None, None], tried, path)
+                density = torch.where(better, new, density)
+        if not bool((density > before + 1e-3).any()):
+            break
     return path, density
+
+
+def _led_to(motion: HiddenMotion, path: Tensor) -> Tensor:
+    """Where each frame of paths leads in the next one, ``[R, T, N_hidden, D]``; the first frame as it is."""
+    predicted = motion.predict(path[:, :-1])[0][..., -path.shape[2] :, :]
+    predicted = (predicted - motion.offset) / motion.scale
+    return torch.cat([path[:, :1], torch.where(predicted.isfinite(), predicted, path[:, 1:])], 1)
 
 
 def _mended(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tensor, Tensor]:
