@@ -1,5 +1,6 @@
 """Force laws against SciPy's B-splines, finite differences and closed forms."""
 
+import copy
 import math
 
 import numpy as np
@@ -174,6 +175,21 @@ def test_select_is_forward_at_the_chosen_type(laws):
     for a in range(5):
         for b in range(40):
             assert float(found[a, b]) == pytest.approx(float(every[a, b, chosen[a, b]]), rel=1e-12)
+
+
+def test_several_sets_of_curves_stand_one_after_the_other(laws):
+    sets = rand(2, laws.num_edge_types, NUM_SPLINES)
+    before = laws.state_dict()
+    both = laws.several(sets)
+    r = laws.points()[::50]
+    for number, coefficient in enumerate(sets):
+        alone = copy.deepcopy(laws)
+        alone.set_splines(coefficient)
+        for k in range(laws.num_edge_types):
+            types = torch.full(r.shape, k)
+            found = both.select(r, types + number * laws.num_edge_types, both.table())
+            torch.testing.assert_close(found, alone.select(r, types, alone.table()))
+    assert all(torch.equal(value, before[name]) for name, value in laws.state_dict().items())
 
 
 @pytest.mark.parametrize("is_fitted", [False, True])

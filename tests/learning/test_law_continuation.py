@@ -86,3 +86,41 @@ def test_every_draw_goes_on_by_its_own_power(laws):
     torch.testing.assert_close(
         continue_laws(laws, fitted, error.square().diag_embed(), time_step=1e-4), draws, rtol=1e-9, atol=0
     )
+
+
+def test_what_goes_on_is_not_tilted_by_the_last_coefficients(laws):
+    """Just above the place where a law is lost it is known to a few per cent: the line of all others counts more."""
+    whole = torch.stack([power(-1.0), power(2.0, -0.1)])
+    random, lost = torch.Generator().manual_seed(2), 24
+    relative = 1e-5 * torch.exp(0.9 * (lost + 9 - torch.arange(NUM_SPLINES)).clamp(min=0).double())  # 3e-2 at the end
+    relative[:lost] = 5.0
+    step = torch.eye(NUM_SPLINES, dtype=torch.double) - 0.9 * torch.diag(torch.ones(NUM_SPLINES - 1), 1).double()
+    root = torch.linalg.inv(step) * relative  # neighbours err in opposite directions
+    covariance = (
+        torch.stack([root @ root.T, 1e-12 * torch.eye(NUM_SPLINES).double()]) * whole[:, :, None] * whole[:, None]
+    )
+    errors = []
+    for _ in range(20):
+        fitted = whole.clone()
+        fitted[0] *= 1 + root @ torch.randn(NUM_SPLINES, generator=random).double()
+        found = continue_laws(laws, fitted, covariance, time_step=1e-4)
+        assert torch.equal(found[1], whole[1])
+        errors.append(torch.stack([(each[0, :lost] / whole[0, :lost] - 1).abs().max() for each in (found, fitted)]))
+    errors = torch.stack(errors)
+    kept = (1 + relative[lost]).log()  # what the first resolved coefficient alone would add to all below it
+    assert errors[:, 0].median() < 0.1 * kept
+    assert errors[:, 1].median() > 1
+
+
+def test_a_law_that_bends_goes_on_along_its_bend(laws):
+    """Coulomb's force behind a screen: what goes on has the slope of the lower end, not that of the whole window."""
+    r = PLACE.exp()
+    whole = torch.stack([-(-r / 0.5).exp() / r, power(2.0, 0.1)])
+    fitted, error = whole.clone(), 1e-5 * whole.abs()
+    lost = r < 0.2
+    fitted[0, lost], error[0, lost] = 3.0, 100.0
+    found = continue_laws(laws, fitted, error.square().diag_embed(), time_step=1e-4)
+    near = lost & (r > 0.1)
+    # Half the change of slope, r / 0.5, over log 2, and not the window's mean slope of -2, which would be off by 0.5.
+    torch.testing.assert_close(found[0, near], whole[0, near], rtol=0.12, atol=0)
+    torch.testing.assert_close(found[0, ~lost], whole[0, ~lost], rtol=1e-4, atol=0)
