@@ -1,6 +1,6 @@
 """Paths integrated under a structure, for the frames in which forces change too fast for a cubic path."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyro_nri.dynamics.impulses import ImpulseFeatures, PathBlock, path_block, replace_frames, unfold
 from pyro_nri.dynamics.pair_forces import PairForces
+from pyro_nri.dynamics.pair_motion import PairMotion
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -166,14 +167,22 @@ def frame_errors(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: T
 
 
 def largest_forces(dynamics: PairForces, scenes: Scenes, row: Tensor, structure: Tensor) -> Tensor:
-    """Largest component of the total force on an entity along integrated motion, under the limit there is, ``[R]``."""
+    """Largest component of the total force on an entity in each frame if it had no limit, ``[R]``."""
     scene, frame = row.unbind(-1)
     start = scenes.trajectory.double()[scene, frame]
-    path = _integrate(dynamics, start, structure[scene], scenes.edge_mask[scene], scenes.time_step, dynamics.clock_lag)
-    incoming = structure[scene][:, edges.incoming_edges(scenes.num_entities)]
-    exists, one = dynamics.edge_exists(scenes)[scene, 0], torch.ones_like(path)
-    block = path_block(path, one, one[0, 0, :, 0], exists, None)
-    return _force_along(dynamics, block, incoming).abs().flatten(1).amax(1)
+    motion, moved = _motion(
+        dynamics,
+        start,
+        structure[scene],
+        scenes.edge_mask[scene],
+        scenes.time_step,
+        dynamics.clock_lag,
+        start.new_tensor(torch.inf),
+    )
+    motion.peak = start.new_zeros(len(row))
+    for _ in moved:
+        pass
+    return motion.peak
 
 
 def _force_along(dynamics: PairForces, block: PathBlock, incoming: Tensor) -> Tensor:
@@ -217,21 +226,26 @@ def _integrate(
     limit: Tensor | None = None,
 ) -> Tensor:
     """Positions at the start and after each of P sub-steps, ``[*batch, N, P + 1, S]``."""
-    num_steps = path_steps(dynamics)
-    motion, moved = dynamics.motion(
-        state,
-        structure,
-        edge_mask,
-        dynamics.laws.table().detach(),
-        num_steps,
-        state.new_tensor(duration / num_steps),
-        lag,
-        limit,
-    )
+    motion, moved = _motion(dynamics, state, structure, edge_mask, duration, lag, limit)
     start = motion.flat(state[..., dynamics.positions])
     path = torch.stack([start, *(position for position, _ in moved)])  # [P + 1, N, S, B]
     path = path.permute(3, 1, 0, 2).contiguous()  # distances along other orders of axes are slow
     return path.reshape(*motion.batch, *path.shape[1:])
+
+
+def _motion(
+    dynamics: PairForces,
+    state: Tensor,
+    structure: Tensor,
+    edge_mask: Tensor,
+    duration: float,
+    lag: Tensor,
+    limit: Tensor | None,
+) -> tuple[PairMotion, Iterator[tuple[Tensor, Tensor]]]:
+    """Motion over a frame by the sub-steps of its paths."""
+    num_steps, table = path_steps(dynamics), dynamics.laws.table().detach()
+    step = state.new_tensor(duration / num_steps)
+    return dynamics.motion(state, structure, edge_mask, table, num_steps, step, lag, limit)
 
 
 def _sign_after_bounce(path: Tensor, wall: Tensor) -> Tensor:

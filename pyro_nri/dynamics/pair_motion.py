@@ -54,6 +54,8 @@ class PairMotion:
             self.mask.append(None if masks is None else masks[onto_low])
         bounded = bool(walls[0].isfinite().any() or walls[1].isfinite().any())
         self.walls = tuple(wall[:, None] for wall in walls) if bounded else None
+        #: Largest component of a total force before any limit, ``[B]``, for who sets it to 0 before a run.
+        self.peak: Tensor | None = None
 
     def flat(self, value: Tensor) -> Tensor:
         """``[*batch, N, S]`` as ``[N, S, B]``."""
@@ -107,6 +109,8 @@ class PairMotion:
         limited = bool(limit.isfinite().any())
         for _ in range(num_steps):
             force = self.force(position + to_kick * velocity)
+            if self.peak is not None:
+                self.peak = self.peak.maximum(force.abs().amax((0, 1)))
             if limited:
                 force = force.minimum(limit).maximum(-limit)
             after = velocity + duration * force

@@ -64,12 +64,12 @@ def improve(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, sta
         dynamics: with fitted laws.
         features: of the same scenes, along cubic paths.
         scenes: B scenes in raw units; each is treated by itself.
-        starts: structures to start from, long ``[B, E]`` each.
+        starts: structures to start from, long ``[B, E]`` each; scenes without hard frames keep the last.
 
     Returns:
         Long ``[B, E]``.
     """
-    frames, found = _hard(dynamics, features, scenes), starts[0].clone()
+    frames, found = _hard(dynamics, features, scenes), starts[-1].clone()
     for b in frames.scene.unique().tolist():
         own = frames.some(frames.scene == b)
         found[b] = _Search(dynamics, own, scenes.time_step).run(torch.stack([start[b] for start in starts]))

@@ -31,7 +31,8 @@ class Chains:
 
     The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. Where a likelihood can
     be blunted, the first half of warm-up takes blunt ones in turn instead: when the noise is tiny, no temperature makes
-    a path through structures that are all out of the question, but wide noise does. What each chain saw of
+    a path through structures that are all out of the question, but wide noise does. (Records have the temperature that
+    the schedule says, so that it is 1 where the target is the posterior.) What each chain saw of
     the edges in the second half of warm-up sets how often its moves choose them; then that is frozen. With a ladder of
     R replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder instead.
 
@@ -97,8 +98,8 @@ class Chains:
         target, self.proposal = self._stage()
         if target is not self.target:
             self.target, self.state = target, metropolis.init(self.state.latents, target)
-        anneals = self.number < self.num_warmup and not self.blunt
-        temperature: float | Tensor = self.schedule(self.number) if anneals else 1.0
+        scheduled = self.schedule(self.number) if self.number < self.num_warmup else 1.0
+        temperature: float | Tensor = 1.0 if self.blunt else scheduled
         if self.ladder is not None:
             temperature = self.ladder.temperature(self.num_chains)
         self.state, info = metropolis.step(
@@ -109,8 +110,7 @@ class Chains:
             target=self.target,
             temperature=temperature,
         )
-        if self.ladder is not None:
-            info = self._exchange(self.ladder, info)
+        info = self._exchange(self.ladder, info) if self.ladder is not None else info._replace(temperature=scheduled)
         if self.num_warmup // 2 <= self.number < self.num_warmup:
             self._count(self.structure)
         self.number += 1
@@ -121,7 +121,9 @@ class Chains:
     def _stage(self) -> tuple[StructureTarget, AbstractProposal]:
         """Target and moves of this step."""
         half = self.num_warmup // 2
-        return self.blunt[self.number * len(self.blunt) // half] if self.blunt and self.number < half else self.own
+        if self.number >= half:
+            self.blunt = ()
+        return self.blunt[self.number * len(self.blunt) // half] if self.blunt else self.own
 
     def _count(self, structure: Tensor) -> None:
         index = structure.long()[..., None]
@@ -251,7 +253,7 @@ def make_chains(
         incoming: its joint distributions of the edges into each receiver, batch ``[G, N]``, if it has couplings.
         surrogate: a cheap likelihood of the same structures, if the other one does not factorise.
         num_chains: C.
-        num_warmup: warm-up steps, annealed from ``start_temperature`` to 1 within their first half.
+        num_warmup: warm-up steps, annealed from ``start_temperature`` to 1 within their first half, or blunted.
         start_temperature: temperature of the first step; at 1 likelihoods are not blunted either.
         seed: fixes all random numbers.
         ladder: see :class:`Chains`.

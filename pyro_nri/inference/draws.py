@@ -109,7 +109,8 @@ class Draws:
     Attributes:
         edge_type: int8 ``[C, S, G, E]``, 0 where an end of the edge is padding.
         log_joint: log of prior and likelihood of each draw, float64 ``[C, S, G]``; the likelihood may be a composite
-            one, or a density raised to the power to which it is believed.
+            one, or a density raised to the power to which it is believed; in warm-up, while the temperature is not 1,
+            one of wider noise.
         accepted: whether the step that led to the draw changed the structure, bool ``[C, S, G]``.
         proposed: whether that step proposed a change at all, bool ``[C, S, G]``; never, where draws are independent.
         move_kind: number into ``move_names`` of the step's move, int8 ``[S]``; for thinned draws, of the last step.

@@ -29,7 +29,7 @@ class StructureKernel(MCMCKernel):
         encoder: the learned proposal.
         likelihood: as for :func:`~pyro_nri.inference.run.infer`; "forward" for the posterior of the program as it is.
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
-        start_temperature: temperature of the first warm-up step.
+        start_temperature: temperature of the first warm-up step, as for :func:`~pyro_nri.inference.run.infer`.
         seed: fixes all random numbers.
 
     Example:

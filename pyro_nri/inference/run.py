@@ -64,9 +64,10 @@ def infer(
         cache: how the likelihood is prepared, see :meth:`SceneModel.likelihood`.
         num_chains: C; chains start from prior draws.
         num_draws: draws that each chain keeps.
-        num_warmup: annealed steps before, from ``start_temperature`` to 1 within their first half.
+        num_warmup: annealed steps before, from ``start_temperature`` to 1 within their first half. For pair forces
+            beyond the size of tables, whose noise is tiny, wide noise takes the place of temperature.
         thin: steps for each kept draw.
-        start_temperature: temperature of the first warm-up step.
+        start_temperature: temperature of the first warm-up step; 1: neither heat nor wide noise.
         num_replicas: more than 1: parallel tempering, for posteriors with several modes and for log marginals. Each
             chain is so many replicas between posterior and prior, whose ladder is set in warm-up; nothing is annealed.
         seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
@@ -248,7 +249,7 @@ def _check_resume(draws: Draws, scenes: Scenes, arguments: dict[str, Any]) -> No
     if kept is not None:
         thin = kept.num_evaluations // (_num_draws(kept) * kept.num_replicas)
     start = arguments["start_temperature"]
-    if warmup is not None and warmup.temperature[0] > 1:  # neither replicas nor blunt likelihoods are heated
+    if warmup is not None and draws.num_replicas == 1:  # replicas are not annealed
         start = float(warmup.temperature[0])
     for name, found, wanted in (
         ("structures", draws.group_names, scenes.group_names),

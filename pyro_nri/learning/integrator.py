@@ -90,7 +90,7 @@ class _Trial:
         return low, 1.1 * max(float(self.peaks().max()), low)
 
     def peaks(self) -> Tensor:
-        """Largest force in each frame, ``[R]``: above it no limit matters."""
+        """Largest force in each frame without a limit, ``[R]``: no limit above it matters."""
         return largest_forces(self.dynamics, self.scenes, self.row, self.structure)
 
     def best_limit(self, log_limits: Tensor) -> float:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
 
-#: A coefficient is resolved where its standard error is below this share of it, there and at all larger distances.
-RESOLVED = 0.1
-#: It is kept as fitted where its standard error, with what such errors are found to be too small by, is below this.
-KEPT = 1e-3
+#: A coefficient is resolved where its standard error is below this share of it, and a law from the first run of so many
+#: resolved ones on: where it changes its sign a single coefficient is small.
+RESOLVED, RUN = 0.1, 3
+#: Up to the last one of the window whose standard error, with what such errors are found to be too small by, is above
+#: this share of it, coefficients are those of the line.
+KEPT = 1e-5
 #: Range of log distance, above the place where a law is lost, that says which power of the distance it is.
 WINDOW = 1.5
 #: With fewer resolved coefficients than this in the window a law is left as it is.
@@ -72,21 +74,24 @@ def _continued(laws: ForceLaws, coefficient: Tensor, covariance: Tensor, lost_be
     batch, flat = coefficient.reshape(-1, *coefficient.shape[-2:]), result.view(-1, *coefficient.shape[-2:])
     center = batch.median(0).values
     for k in range(int(laws.no_interaction), len(center)):
-        relative = covariance[k].diagonal().clamp(min=0).sqrt() / center[k].abs()
-        relative = torch.where(place.exp() <= lost_below, torch.inf, relative)
+        variance = covariance[k].diagonal()
+        error = torch.where((variance > 0) & (place.exp() > lost_below), variance.abs().sqrt(), torch.inf)
+        relative = error / center[k].abs()
         lost = ~(relative <= RESOLVED)
-        below = lost[: int(relative.argmin())].nonzero()
-        if len(below) == 0:
+        starts = (~lost).unfold(0, RUN, 1).all(-1).nonzero()
+        first = int(starts.min()) if len(starts) else 0
+        if first == 0:
             continue
-        first = int(below.max()) + 1
         seen = first + (~lost[first : first + size]).nonzero().squeeze(-1)
         values = center[k, seen]
         if len(seen) < MIN_COEFFICIENTS or bool((values.sign() != values[0].sign()).any()):
             continue
-        error = covariance[k][seen][:, seen] / (values[:, None] * values)
+        spread = covariance[k][seen][:, seen] / (values[:, None] * values)
         every = batch[:, k, seen]
         usable = (every.sign() == values.sign()).all(-1)
-        inflation, line = _line(values.abs().log(), error, seen)
+        inflation, line = _line(values.abs().log(), spread, seen)
+        if line is None:
+            continue
         unsure = inflation * relative[seen] > KEPT
         until = int(seen[unsure].max()) + 1 if unsure.any() else first
         told = (line @ every.abs().clamp(min=1e-300).log().T).T.exp() * values[0].sign()
@@ -94,7 +99,7 @@ def _continued(laws: ForceLaws, coefficient: Tensor, covariance: Tensor, lost_be
     return result
 
 
-def _line(value: Tensor, error: Tensor, place: Tensor) -> tuple[float, Tensor]:
+def _line(value: Tensor, error: Tensor, place: Tensor) -> tuple[float, Tensor | None]:
     """How to read a line that bends a little off some of its values.
 
     Args:
@@ -103,18 +108,22 @@ def _line(value: Tensor, error: Tensor, place: Tensor) -> tuple[float, Tensor]:
         place: where they stand on it, ascending integers, ``[M]``.
 
     Returns:
-        How much too small standard errors are, and what gives the line at places 0 to the last one, ``[L, M]``.
+        How much too small standard errors are, and what gives the line at places 0 to the last one, ``[L, M]``; None
+        where the covariance is none.
     """
     ramp = torch.arange(int(place[-1]) + 1, dtype=value.dtype).flip(0)  # its slope changes from the upper end on
     walk = (ramp[:, None] - ramp - 1).clamp(min=0)  # twice summed: [L, L]
     scatter, basis = walk @ walk.T, torch.stack([torch.ones_like(ramp), ramp], -1)
     floor = 1e-24 * torch.eye(len(value), dtype=value.dtype)
-    best, chosen = -math.inf, (1.0, value.new_zeros(0))
+    best: float = -math.inf
+    chosen: tuple[float, Tensor | None] = (1.0, None)
     for inflation in INFLATION:
         for bend in BEND:
             system = inflation**2 * error + bend**2 * scatter[place][:, place] + floor
             scale = system.diagonal().rsqrt()
-            root = torch.linalg.cholesky(scale[:, None] * system * scale + 1e-12 * torch.eye(len(value)).to(value))
+            root, failed = torch.linalg.cholesky_ex(scale[:, None] * system * scale + 1e12 * floor)
+            if failed:
+                continue
             design = scale[:, None] * basis[place]
             known = design.T @ torch.cholesky_solve(design, root)  # [2, 2]
             read = torch.linalg.solve(known, torch.cholesky_solve(design, root).T * scale)  # line's two numbers, [2, M]

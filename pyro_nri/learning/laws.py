@@ -36,7 +36,7 @@ from pyro_nri.scenes.scenes import Scenes
 #: Scenes that laws are fitted to; more of them change the law by less than its quadrature does.
 MAX_SCENES = 100
 #: Rounds along cubic paths, and rounds with integrated paths.
-NUM_ROUNDS = (2, 6)
+NUM_ROUNDS = (2, 8)
 #: Weighted regressions and fits of the noise in each round.
 NUM_PASSES = 3
 #: Calls of the optimiser for the noise of the forward density.

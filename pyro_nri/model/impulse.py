@@ -313,8 +313,8 @@ class ImpulseCache(MessageCache):
         """With noise of at least :data:`BLUNT` shares of the typical impulse, as far as they are wider than its own."""
         own = float((self.noise.scale / self.noise.change_scale).detach().median())
         blunt: list[AbstractLikelihood] = []
-        for share in BLUNT:
-            if share > 2 * own:
+        for share in (each for each in BLUNT if each > 2 * own):
+            with torch.no_grad():
                 other = copy.copy(self)
                 other.noise = self.noise.blunted(share)
                 other.relaxed = relax(self.messages.movedim(4, 1), self.features, other.noise, self.scenes.group_index)

@@ -62,7 +62,8 @@ def test_draws_are_of_the_posterior_itself(model, monkeypatch):
         scenes = springs(num_frames=4)
         exact = enumerate_posterior(model.likelihood(scenes, cache="table"), model.structure_prior(scenes))
     draws = infer(model, scenes, method="mcmc", cache="messages", num_chains=8, num_warmup=60, num_draws=600, seed=0)
-    assert draws.warmup.temperature.tolist() == [1.0] * 60
+    assert (draws.warmup.temperature[:29] > 1).all()
+    assert (draws.warmup.temperature[30:] == 1).all()
     probability = exact.edge_probability[..., 1].numpy()
     found = (draws.edge_type == 1).mean((0, 1))
     assert ((probability > 0.1) & (probability < 0.9)).sum() > 3
@@ -108,7 +109,7 @@ def test_scenes_do_not_feel_one_another(model):
 @pytest.mark.slow
 def test_it_finds_what_temperature_does_not(model):
     """Without noise whole combinations of edges are right or wrong together."""
-    scenes = springs(1, 30, link_probability=0.2)
+    scenes = springs(1, 40, link_probability=0.13)
     truth = torch.as_tensor(load_model(MODEL).alignment).argsort()[scenes.edge_type]
     wrong = {}
     with torch.no_grad():

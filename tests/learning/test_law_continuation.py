@@ -124,3 +124,26 @@ def test_a_law_that_bends_goes_on_along_its_bend(laws):
     # Half the change of slope, r / 0.5, over log 2, and not the window's mean slope of -2, which would be off by 0.5.
     torch.testing.assert_close(found[0, near], whole[0, near], rtol=0.12, atol=0)
     torch.testing.assert_close(found[0, ~lost], whole[0, ~lost], rtol=1e-4, atol=0)
+
+
+def test_a_law_that_changes_its_sign_stays(laws):
+    """Small coefficients beside a zero are as well known as their neighbours."""
+    r = PLACE.exp()
+    whole = torch.stack([-0.5 * r * (r - 1.0), power(2.0, -0.1)])
+    for shift in torch.linspace(-1, 1, 9).double():
+        fitted = whole.clone()
+        fitted[0] = -0.5 * r * (r - 1.0 - 0.02 * shift)
+        error = torch.full_like(whole, 1e-3)
+        found = continue_laws(laws, fitted, error.square().diag_embed(), time_step=1e-4)
+        seen = r > 0.3
+        torch.testing.assert_close(found[:, seen], fitted[:, seen], rtol=0, atol=2e-3)
+
+
+def test_a_covariance_that_is_none_leaves_the_law(laws):
+    whole = torch.stack([power(-1.0), power(2.0, -0.1)])
+    covariance = (1e-6 * whole).square().diag_embed()
+    covariance[0, :20, :20] = 100.0 * torch.eye(20)
+    covariance[0, 30, 31] = covariance[0, 31, 30] = 1.0  # larger than both variances
+    assert torch.equal(continue_laws(laws, whole, covariance, time_step=1e-4)[0], whole[0])
+    covariance[0, 30, 30] = -1e-14  # rounding
+    assert continue_laws(laws, whole, covariance, time_step=1e-4).isfinite().all()
