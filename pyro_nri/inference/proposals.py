@@ -356,5 +356,5 @@ def make_proposal(
         if informed is not None and name != "balanced":
             moves.append((EdgeRound(prior, informed, scan=scan), 8.0))
         if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
-            moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0 if prior.factorises else 0.25))
+            moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)
