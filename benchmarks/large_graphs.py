@@ -62,9 +62,9 @@ def run(cell: Cell) -> list[Cell]:
         scenes,
         method="mcmc",
         proposal=kernel,
-        num_chains=cell["chains"],
-        num_warmup=cell["warmup"],
-        num_draws=cell["draws"],
+        num_chains=cell["num_chains"],
+        num_warmup=cell["num_warmup"],
+        num_draws=cell["num_draws"],
         seed=0,
     )
     seconds = time.perf_counter() - started
@@ -92,7 +92,17 @@ def main() -> None:
     sizes = [(14, 49, 1, 4, 4, 4)] if arguments.smoke else SIZES
     cells = [(size, choice) for size in sizes for choice in CHOICES]
     cells += [] if arguments.smoke else [(size, ("independent", True, "auto")) for size in LONG]
-    names = ("entities", "frames", "scenes", "chains", "warmup", "draws", "prior", "known_density", "kernel")
+    names = (
+        "entities",
+        "frames",
+        "scenes",
+        "num_chains",
+        "num_warmup",
+        "num_draws",
+        "prior",
+        "known_density",
+        "kernel",
+    )
     wanted = [dict(zip(names, size + choice, strict=True)) for size, choice in cells]
     path = arguments.out / ("large_graphs_smoke.csv" if arguments.smoke else "large_graphs.csv")
     frame = run_cells(path, wanted, run, unit="run")
