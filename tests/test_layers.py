@@ -54,7 +54,18 @@ ORDER: dict[str, Sequence[str]] = {
     ],
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
-        *["impulse", "plates", "power", "program", "hidden", "hidden_motion", "spec", "measurement", "starts"],
+        *[
+            "impulse_cache",
+            "impulse",
+            "plates",
+            "power",
+            "program",
+            "hidden",
+            "hidden_motion",
+            "spec",
+            "measurement",
+            "starts",
+        ],
         *["orbits", "noisy"],
     ],
     "inference": [

@@ -57,7 +57,8 @@ def refine(
     def paths(rows: Tensor, structures: Tensor) -> tuple[Tensor, Tensor]:
         """Blended paths ``[M, R, N, P + 1, S]`` and their gaps ``[M, R, N]``."""
         forth, back = _both_ways(dynamics, start[rows], end[rows], structures, scenes.edge_mask[scene[rows]], dt)
-        return forth * (1 - ramp) + back * ramp, (forth - back)[..., num_steps // 2, :].norm(dim=-1)
+        gap = (forth - back)[..., num_steps // 2, :].norm(dim=-1).nan_to_num(nan=torch.inf)
+        return forth * (1 - ramp) + back * ramp, gap
 
     every = torch.arange(len(row), device=row.device)
     (path,), (gap,) = paths(every, tried[-1:])

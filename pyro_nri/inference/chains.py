@@ -263,9 +263,18 @@ def make_chains(
     """
     num_replicas = 1 if ladder is None else ladder.num_replicas
 
-    def with_moves(likelihood: AbstractLikelihood) -> tuple[StructureTarget, AbstractProposal]:
+    def with_moves(
+        likelihood: AbstractLikelihood, *, searches: bool = False
+    ) -> tuple[StructureTarget, AbstractProposal]:
         moves = make_proposal(
-            proposal, prior, likelihood=likelihood, log_q=log_q, incoming=incoming, surrogate=surrogate, seed=seed
+            proposal,
+            prior,
+            likelihood=likelihood,
+            log_q=log_q,
+            incoming=incoming,
+            surrogate=surrogate,
+            searches=searches,
+            seed=seed,
         )
         return StructureTarget(likelihood, prior), moves
 
@@ -279,7 +288,7 @@ def make_chains(
         number=number,
         seen=seen,
         ladder=ladder,
-        blunt=[with_moves(each) for each in likelihood.blunted()] if searches else (),
+        blunt=[with_moves(each, searches=True) for each in likelihood.blunted()] if searches else (),
     )
 
 

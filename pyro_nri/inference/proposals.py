@@ -285,6 +285,7 @@ def make_proposal(
     incoming: IncomingDistribution | None = None,
     surrogate: AbstractLikelihood | None = None,
     scan: str = "turn",
+    searches: bool = False,
     seed: int = 0,
 ) -> AbstractProposal:
     """A mixture of moves by name; each has a share of uniform moves and reaches every structure of the prior.
@@ -304,6 +305,7 @@ def make_proposal(
         incoming: its joint distributions of the edges into each receiver, batch ``[G, N]``; receiver blocks are then
             drawn from these.
         surrogate: a cheap likelihood of the same structures, for "delayed".
+        searches: whether joint moves of all pairs, which cost most, are to be as frequent as other joint ones.
         scan: whether blocks take receivers and labels in "turn" or at "random".
         seed: seed of the choice between components.
 
@@ -356,5 +358,6 @@ def make_proposal(
         if informed is not None and name != "balanced":
             moves.append((EdgeRound(prior, informed, scan=scan), 8.0))
         if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
-            moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0))
+            frequent = prior.factorises or searches
+            moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0 if frequent else 0.25))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

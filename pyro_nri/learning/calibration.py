@@ -148,9 +148,9 @@ def simulate_again(
     measured, process = residual_scales(model, scenes, structure)
     kept = chosen.repeat(NUM_STARTS * NUM_LAWS)
     types, exists = structure[scenes.group_index[kept]], scenes.edge_mask[kept]
+    number = torch.randint(1 if laws is None else len(laws), (NUM_LAWS,), generator=random)
     if laws is not None:
-        drawn = laws[torch.randint(len(laws), (NUM_LAWS,), generator=random)]
-        dynamics.laws = dynamics.laws.several(drawn)
+        dynamics.laws = dynamics.laws.several(laws[number])
         law = torch.arange(NUM_LAWS).repeat_interleave(NUM_STARTS * len(chosen))
         types = types + model.num_edge_types * law[:, None]
     order = torch.rand(len(kept), scenes.num_frames, generator=random)

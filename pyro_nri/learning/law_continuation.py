@@ -14,10 +14,10 @@ from pyro_nri.dynamics.force_laws import NUM_SPLINES, ForceLaws
 
 #: A coefficient is resolved where its standard error is below this share of it, and a law from the first run of so many
 #: resolved ones on: where it changes its sign a single coefficient is small.
-RESOLVED, RUN = 0.1, 3
-#: Up to the last one of the window whose standard error, with what such errors are found to be too small by, is above
-#: this share of it, coefficients are those of the line.
-KEPT = 1e-5
+RESOLVED, RUN = 0.02, 3
+#: Where the best known one of the window has at most the second share as its standard error, with what such errors are
+#: found to be too small by, coefficients are those of the line up to the last one whose error is above the first share.
+KEPT, SHARP = 1e-5, 1e-4
 #: Range of log distance, above the place where a law is lost, that says which power of the distance it is.
 WINDOW = 1.5
 #: With fewer resolved coefficients than this in the window a law is left as it is.
@@ -92,8 +92,9 @@ def _continued(laws: ForceLaws, coefficient: Tensor, covariance: Tensor, lost_be
         inflation, line = _line(values.abs().log(), spread, seen)
         if line is None:
             continue
-        unsure = inflation * relative[seen] > KEPT
-        until = int(seen[unsure].max()) + 1 if unsure.any() else first
+        error = inflation * relative[seen]
+        replaced = seen[(error > KEPT) & (error.min() < SHARP)]
+        until = int(replaced.max()) + 1 if len(replaced) else first
         told = (line @ every.abs().clamp(min=1e-300).log().T).T.exp() * values[0].sign()
         flat[usable, k, :until] = told[usable, :until]
     return result

@@ -9,7 +9,6 @@ dynamics or numbers of types: objects made here carry ``is_density = False``, an
 One scene and receiver at a time it factorises like a one-step likelihood, so it fills the same receiver tables.
 """
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 
@@ -20,10 +19,10 @@ from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.dynamics.integrated_paths import refine
 from pyro_nri.dynamics.pair_forces import INTEGRATED, PairForces
 from pyro_nri.dynamics.reference_search import doubtful_scenes, improve
+from pyro_nri.model.impulse_cache import ImpulseCache
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.receivers import (
     AbstractLikelihood,
-    MessageCache,
     ReceiverTable,
     chunk_size,
     grouped_table,
@@ -38,8 +37,6 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: A path counts as possibly lost where this power of the share of its frames that are hard to follow is not small.
 LOST_EXPONENT = 16
-#: Noise of searches, shares of the typical impulse: the widest first.
-BLUNT = (1e-2, 1e-3, 1e-4, 1e-5)
 
 
 class ImpulsePower(nn.Module):
@@ -270,7 +267,7 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
     return grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
 
 
-def impulse_cache(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> "ImpulseCache":
+def impulse_cache(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> ImpulseCache:
     """The impulses themselves, for scenes whose receiver table would be too large."""
     parts = []
     with torch.no_grad():
@@ -289,45 +286,6 @@ def _feature_chunks(dynamics: PairForces, noise: AbstractNoise, scenes: Scenes) 
         yield refined_features(
             dynamics, part, lambda features: most_likely_structure(dynamics, noise, features), search=True
         )
-
-
-class ImpulseCache(MessageCache):
-    """Composite likelihood whose messages are the impulses.
-
-    Args:
-        impulses: ``[B, T - 1, N, N - 1, K, S]``.
-        features: of the same scenes; their paths are not needed.
-        noise: frozen.
-        strength: how far each receiver's likelihood is believed, ``[B, N]``.
-        scenes: B scenes in G groups.
-    """
-
-    def __init__(
-        self, impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise, strength: Tensor, scenes: Scenes
-    ) -> None:
-        self.features, self.noise, self.strength = features, noise, strength
-        relaxed = relax(impulses, features, noise, scenes.group_index)
-        super().__init__(impulses, self._terms, scenes, is_density=False, relaxed=relaxed)
-
-    def blunted(self) -> list[AbstractLikelihood]:
-        """With noise of at least :data:`BLUNT` shares of the typical impulse, as far as they are wider than its own."""
-        own = float((self.noise.scale / self.noise.change_scale).detach().median())
-        blunt: list[AbstractLikelihood] = []
-        for share in (each for each in BLUNT if each > 2 * own):
-            with torch.no_grad():
-                other = copy.copy(self)
-                other.noise = self.noise.blunted(share)
-                other.relaxed = relax(self.messages.movedim(4, 1), self.features, other.noise, self.scenes.group_index)
-                other.score = other._terms
-                blunt.append(other)
-        return blunt
-
-    def _terms(self, scene: Tensor, receiver: Tensor, summed: Tensor) -> Tensor:
-        features = self.features
-        context = features.context[scene, :, receiver] if self.noise.uses_context else None
-        target, mask = features.target[scene, :, receiver], features.mask[scene, :, receiver]
-        log_prob = self.noise(summed, context).log_prob(target) * self.strength[scene, receiver, None]
-        return torch.where(mask, log_prob, torch.zeros_like(log_prob))
 
 
 class GramLikelihood(AbstractLikelihood):

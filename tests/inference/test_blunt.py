@@ -10,7 +10,8 @@ from pyro_nri.inference.chains import make_chains
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.run import infer
 from pyro_nri.learning.checkpoint import load_model
-from pyro_nri.model import impulse
+from pyro_nri.model import impulse_cache
+from pyro_nri.model.impulse import impulse_table
 from pyro_nri.model.priors import make_prior
 from pyro_nri.model.receivers import structure_of
 from pyro_nri.scenes.simulate import simulate
@@ -34,8 +35,8 @@ def test_blunt_likelihoods_are_tables_of_wide_noise(model):
     dynamics, noise, power = model.impulse_parts
     with torch.no_grad():
         cache = model.likelihood(scenes, cache="messages")
-        for share, blunt in zip(impulse.BLUNT, cache.blunted(), strict=True):
-            table = impulse.impulse_table(dynamics, noise.blunted(share), power, scenes)
+        for share, blunt in zip(impulse_cache.BLUNT, cache.blunted(), strict=True):
+            table = impulse_table(dynamics, noise.blunted(share), power, scenes)
             code = torch.randint(0, 8, (5, 3, 4), generator=torch.Generator().manual_seed(0))
             structure = structure_of(code.flatten(0, 1), 2).view(5, 3, -1)
             torch.testing.assert_close(blunt.receiver_terms(structure), table.receiver_terms(structure))
@@ -55,7 +56,7 @@ def test_noise_that_is_wide_is_not_blunted(model):
 
 
 def test_draws_are_of_the_posterior_itself(model, monkeypatch):
-    monkeypatch.setattr(impulse, "BLUNT", (3.0, 1.0))
+    monkeypatch.setattr(impulse_cache, "BLUNT", (3.0, 1.0))
     with torch.no_grad():
         model.impulse_noise.log_relative_scale.fill_(np.log(0.2))  # wide enough to leave edges in doubt
         model.impulse_noise.context_weight.zero_()

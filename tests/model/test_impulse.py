@@ -473,16 +473,16 @@ def test_which_likelihood(noise):
     for kind, cache, name, is_density in [
         ("auto", "auto", "ReceiverTable", False),
         ("auto", "table", "ReceiverTable", False),
-        ("auto", "messages", "MessageCache", False),
+        ("auto", "messages", "ImpulseCache", False),
         ("impulse", "auto", "ReceiverTable", False),
-        ("impulse", "messages", "MessageCache", False),
+        ("impulse", "messages", "ImpulseCache", False),
         ("forward", "auto", "DirectLikelihood", True),
         ("forward", "none", "DirectLikelihood", True),
     ]:
         likelihood = model.likelihood(scenes, kind=kind, cache=cache)
         assert (type(likelihood).__name__, likelihood.is_density) == (name, is_density)
     large = charges(1, num_entities=14, num_frames=3)
-    assert type(make_model(large, noise=noise).likelihood(large)).__name__ == "MessageCache"
+    assert type(make_model(large, noise=noise).likelihood(large)).__name__ == "ImpulseCache"
 
 
 def test_one_substep_has_a_forward_table():
