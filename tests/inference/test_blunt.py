@@ -110,7 +110,8 @@ def test_scenes_do_not_feel_one_another(model):
 @pytest.mark.slow
 def test_it_finds_what_temperature_does_not(model):
     """Without noise whole combinations of edges are right or wrong together."""
-    scenes = springs(1, 40, link_probability=0.13)
+    model.prior = make_prior("symmetric", 2, learn_weights=False).double()
+    scenes = springs(1, 30, link_probability=0.17)
     truth = torch.as_tensor(load_model(MODEL).alignment).argsort()[scenes.edge_type]
     wrong = {}
     with torch.no_grad():
@@ -123,13 +124,13 @@ def test_it_finds_what_temperature_does_not(model):
                 proposal="auto",
                 log_q=None,
                 num_chains=2,
-                num_warmup=120,
+                num_warmup=160,
                 start_temperature=start,
                 seed=0,
             )
             assert len(chains.blunt) == (4 if start > 1 else 0)
-            for _ in range(120):
+            for _ in range(160):
                 chains.step()
             wrong[start] = float((chains.structure != truth).double().mean())
-    assert wrong[1000.0] == 0
-    assert wrong[1.0] > 0.002  # the negative control
+    assert wrong[1000.0] < 0.02
+    assert wrong[1.0] > 0.05  # the negative control
