@@ -108,7 +108,7 @@ def draw(tree: xr.DataTree, scene: str, model: Path | None) -> Figure:
     seen = scenes_of(tree)
     recording = seen[seen.structure_group.index(scene)]
     start = recording.num_frames - 1
-    paths = predict(load_checkpoint(model).model, tree, recording, start=start, num_steps=10)
+    paths = predict(load_checkpoint(model), tree, recording, start=start, num_steps=10)
     plot_tracks(paths, recording.scene_names[0], scenes=recording, ax=axes[1, 2])
     axes[1, 2].set_title(f"scene {scene}: 10 frames ahead", fontsize=9)
     return figure

@@ -76,12 +76,12 @@ def predict(arguments: argparse.Namespace, read: Read) -> dict[str, Any]:
     checkpoint = _load_model_of(tree, arguments)
     check_recordings(tree, scenes)
     paths = predict_paths(
-        checkpoint.model,
+        checkpoint,
         tree,
         scenes,
         start=arguments.start,
         num_steps=arguments.num_steps,
-        num_structures=arguments.num_structures,
+        num_draws=arguments.num_draws,
         interval=arguments.interval,
     )
     if suffix == ".nc":
@@ -117,7 +117,7 @@ def _prediction_scores(
 ) -> dict[str, Any]:
     known = set(scenes_of(tree).scene_names)
     truth = truth[torch.tensor([name in known for name in truth.scene_names])]
-    paths = predict_paths(checkpoint.model, tree, truth, start=start, num_steps=step)
+    paths = predict_paths(checkpoint, tree, truth, start=start, num_steps=step)
     scaling: Scaling = checkpoint.model.scaling
     errors = rollout_errors(
         paths["mean"].values,

@@ -195,13 +195,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=number(int, 0), required=True)
     sub.add_argument("--out", type=netcdf_file, required=True, help="NetCDF file")
 
-    sub = command("predict", "roll the motion forward under drawn structures")
+    sub = command("predict", "roll the motion forward under drawn structures and laws")
     scene_arguments(sub)
     sub.add_argument("--model", required=True)
     sub.add_argument("--posterior", required=True)
     sub.add_argument("--start", type=number(int, 0), required=True, help="observed frame to start from")
     sub.add_argument("--num-steps", type=COUNT, default=20)
-    sub.add_argument("--num-structures", type=COUNT, default=20, help="drawn structures that are rolled out")
+    sub.add_argument("--num-draws", type=COUNT, default=20, help="draws of structures and laws to roll out")
     sub.add_argument(
         "--interval", type=number(float, 0, 1, open_low=True), default=0.9, help="probability of the interval"
     )

@@ -230,12 +230,12 @@ def test_predict(job, as_json, tmp_path):
     assert result == {"recordings": 4, "frames": 7, "wrote": str(out)}
     found = xr.load_dataset(out, engine="h5netcdf")
     tree, scenes = read_posterior(job / "posterior.nc"), read_netcdf(job / "test.nc")
-    wanted = predict(load_checkpoint(job / "model.pt").model, tree, scenes, start=20, num_steps=7)
+    wanted = predict(load_checkpoint(job / "model.pt"), tree, scenes, start=20, num_steps=7)
     xr.testing.assert_allclose(found, wanted)
     assert found["frame"].values.tolist() == list(range(21, 28))  # beyond the 25 frames that were seen
     assert found.attrs["command"].startswith("pyro-nri predict")
     table = tmp_path / "predictions.csv"
-    more = ("--num-structures", 3, "--interval", 0.5, "--out", table)
+    more = ("--num-draws", 3, "--interval", 0.5, "--out", table)
     as_json(
         *("predict", job / "test.nc", "--model", job / "model.pt", "--posterior", job / "posterior.nc"),
         *("--start", 20, "--num-steps", 7, *more),
@@ -243,8 +243,8 @@ def test_predict(job, as_json, tmp_path):
     frame = read_frame(table)
     assert frame.columns.tolist() == ["recording", "frame", "entity", "state", "mean", "low", "high"]
     assert len(frame) == 4 * 7 * 3 * 4
-    arguments = {"start": 20, "num_steps": 7, "num_structures": 3, "interval": 0.5}
-    few = predict(load_checkpoint(job / "model.pt").model, tree, scenes, **arguments)
+    arguments = {"start": 20, "num_steps": 7, "num_draws": 3, "interval": 0.5}
+    few = predict(load_checkpoint(job / "model.pt"), tree, scenes, **arguments)
     where = (frame["recording"] == "1") & (frame["frame"] == 24) & (frame["entity"] == "2") & (frame["state"] == "vx")
     wanted = few.sel(recording="1", frame=24, entity=2, state="vx")
     assert frame.loc[where, "low"].item() == pytest.approx(float(wanted["low"]))

@@ -340,3 +340,12 @@ def reflected(path: Tensor, wall: Tensor) -> tuple[Tensor, Tensor]:
 def replace_frames(features: ImpulseFeatures, block: PathBlock, context: Tensor) -> ImpulseFeatures:
     """Features with better paths for some frames, and the context that goes with them."""
     return replace(features, blocks=(*features.blocks, block), context=context)
+
+
+def distances_seen(position: Tensor, observation_mask: Tensor) -> Tensor:
+    """Distances of all pairs in frames where both are seen, ``[M]``, from ``[B, T, N, S]`` and bool ``[B, T, N]``."""
+    num_entities = position.shape[-2]
+    one, other = torch.triu_indices(num_entities, num_entities, offset=1)
+    distance = (position[..., one, :] - position[..., other, :]).norm(dim=-1)
+    seen: Tensor = distance[observation_mask[..., one] & observation_mask[..., other]]
+    return seen

@@ -13,6 +13,7 @@ from pyro_nri.dynamics.impulses import (
     NUM_NODES,
     ImpulseFeatures,
     PathBlock,
+    distances_seen,
     gauss_lobatto,
     hermite,
     incoming_senders,
@@ -150,19 +151,10 @@ class PairForces(AbstractDynamics):
         self.recorded_noise.zero_()
         features = self.features(scenes)
         target = features.target.abs()[features.mask]
-        self.laws.fit_scaling(self._distances(position, scenes), max(float(target.median()), 1e-12))
+        self.laws.fit_scaling(distances_seen(position, scenes.observation_mask), max(float(target.median()), 1e-12))
         if not self.circular:
             noise = recorded_noise(position, velocity, seen, scenes.time_step)
             self.recorded_noise.copy_(torch.tensor(noise))
-
-    @staticmethod
-    def _distances(position: Tensor, scenes: Scenes) -> Tensor:
-        num_entities = scenes.num_entities
-        sender, receiver = edges.senders(num_entities), edges.receivers(num_entities)
-        seen = scenes.observation_mask[..., sender] & scenes.observation_mask[..., receiver]  # [B, T, E]
-        distance = (position[..., sender, :] - position[..., receiver, :]).norm(dim=-1)
-        occurring: Tensor = distance[seen]
-        return occurring
 
     def for_rollouts(self) -> "PairForces":
         if not self.leapfrog_steps:
@@ -170,6 +162,12 @@ class PairForces(AbstractDynamics):
         fine = copy.copy(self)
         fine.num_substeps = int(self.leapfrog_steps)
         return fine
+
+    def under_laws(self, coefficient: Tensor) -> "PairForces":
+        """The same under R sets of laws at once, ``[R, K, NUM_SPLINES]``: type k of set r has number ``r K + k``."""
+        result = copy.deepcopy(self)
+        result.laws = self.laws.several(coefficient)
+        return result
 
     # --- the forward model -------------------------------------------------------------------------------------------
     def step(

@@ -13,7 +13,6 @@ follow all along may have been lost altogether. No label is needed for it:
   may be (their log-likelihoods are then on average what the posterior of both expects), so it is maximised too.
 """
 
-import copy
 import math
 from dataclasses import replace
 
@@ -144,15 +143,16 @@ def simulate_again(
     chosen = chosen[complete[chosen].any(-1)]
     if len(chosen) == 0:
         return None
-    dynamics = copy.deepcopy(model.impulse_parts[0]).for_rollouts()
+    dynamics = model.impulse_parts[0]
     measured, process = residual_scales(model, scenes, structure)
     kept = chosen.repeat(NUM_STARTS * NUM_LAWS)
     types, exists = structure[scenes.group_index[kept]], scenes.edge_mask[kept]
     number = torch.randint(1 if laws is None else len(laws), (NUM_LAWS,), generator=random)
     if laws is not None:
-        dynamics.laws = dynamics.laws.several(laws[number])
+        dynamics = dynamics.under_laws(laws[number])
         law = torch.arange(NUM_LAWS).repeat_interleave(NUM_STARTS * len(chosen))
         types = types + model.num_edge_types * law[:, None]
+    dynamics = dynamics.for_rollouts()
     order = torch.rand(len(kept), scenes.num_frames, generator=random)
     frame = torch.where(complete[kept], order, -1.0).argmax(-1)  # any of the complete ones
     frames = [state := scenes.trajectory[kept, frame].double()]

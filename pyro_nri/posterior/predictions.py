@@ -1,5 +1,6 @@
-"""What the posterior expects to happen next: rollouts from an observed frame under drawn structures."""
+"""What the posterior expects to happen next: rollouts from an observed frame under drawn structures and laws."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyro_nri.dynamics.pair_forces import PairForces
+from pyro_nri.learning.checkpoint import Checkpoint
 from pyro_nri.model.program import SceneModel
 from pyro_nri.posterior.convert import group, scenes_of, to_draws
 from pyro_nri.posterior.rollout_errors import rollout_errors
@@ -16,26 +19,29 @@ from pyro_nri.scenes.scenes import Scenes
 
 
 def predict(
-    model: SceneModel,
+    found: Checkpoint | SceneModel,
     tree: xr.DataTree,
     scenes: Scenes,
     *,
     start: int,
     num_steps: int,
-    num_structures: int = 20,
+    num_draws: int = 20,
     interval: float = 0.9,
 ) -> xr.Dataset:
-    """Roll the dynamics forward from an observed frame, once for each of some drawn structures.
+    """Roll the dynamics forward from an observed frame, once for each of some draws.
 
-    The paths carry no noise: their spread is that of the structure, given the learned modules.
+    A draw is a structure from the posterior and, for pair forces, one of the sets of laws that the training scenes
+    admit. The paths carry no noise: their spread is that of structures and laws. Where two entities turn around each
+    other faster than the frames, motion is chaotic and the least uncertainty of a law decides where they go; the mean
+    of the paths is then the best guess, not any single path.
 
     Args:
-        model: the trained model.
+        found: what training found; of a model alone the laws are taken for known.
         tree: a posterior of these scenes.
         scenes: recordings, matched to the posterior's by name; frames after ``start`` may be missing.
         start: the observed frame to start from.
         num_steps: frames to predict.
-        num_structures: how many draws are rolled out, evenly spaced over draws and chains.
+        num_draws: how many draws are rolled out, evenly spaced over draws and chains.
         interval: probability of the interval between ``low`` and ``high``.
 
     Returns:
@@ -45,21 +51,22 @@ def predict(
     Raises:
         ValueError: a recording or its entities are not in the posterior, or a number is out of range.
     """
-    if num_structures < 1:
-        raise ValueError(f"num_structures must be at least 1, found {num_structures}")
+    if num_draws < 1:
+        raise ValueError(f"num_draws must be at least 1, found {num_draws}")
     if not 0 < interval < 1:
         raise ValueError(f"interval must be between 0 and 1, found {interval}")
     if "hidden_posterior" in tree.children:
         raise ValueError("predictions do not roll out with hidden entities, and this posterior has some")
-    model, scenes = model.on("cpu"), match_scenes(tree, scenes)
+    (model, laws), scenes = _parts(found), match_scenes(tree, scenes)
     if (num_types := int(tree.attrs["num_edge_types"])) != model.num_edge_types:
         raise ValueError(f"the posterior has {num_types} edge types, the model has {model.num_edge_types}")
-    structure = _structures(tree, scenes, num_structures)
-    paths = model.predict(scenes, structure, start=start, num_steps=num_steps).double()  # [C, B, H, N, D]
+    structure = _structures(tree, scenes, num_draws)
+    paths = _paths(model, laws, scenes, structure, start=start, num_steps=num_steps)
     known = scenes.complete_frame[:, start, None, None, None] & scenes.entity_mask[:, None, :, None]
     paths = torch.where(known, paths, torch.nan)
     tail = (1 - interval) / 2
     axes = ("recording", "frame", "entity", "state")
+    drawn = "structures and laws" if laws is not None else "structures, given the learned modules"
     return xr.Dataset(
         {
             "mean": (axes, paths.mean(0).numpy()),
@@ -76,8 +83,8 @@ def predict(
         attrs={
             "start": start,
             "interval": interval,
-            "num_structures": len(structure),
-            "conditioning": "given the learned modules; the spread is that of the structure alone",
+            "num_draws": num_draws,
+            "conditioning": f"the spread is that of {drawn}; it is without noise",
         },
     )
 
@@ -102,7 +109,13 @@ def predictions_frame(paths: xr.Dataset) -> pd.DataFrame:
 
 
 def structure_value(
-    model: SceneModel, tree: xr.DataTree, scenes: Scenes, *, start: int, num_steps: int, num_structures: int = 20
+    found: Checkpoint | SceneModel,
+    tree: xr.DataTree,
+    scenes: Scenes,
+    *,
+    start: int,
+    num_steps: int,
+    num_draws: int = 20,
 ) -> pd.DataFrame:
     """Do structures help to predict: rollouts under a scene's own structures beside those under another scene's.
 
@@ -110,13 +123,13 @@ def structure_value(
     its own. Where they predict as well, the structure explains nothing of the motion, however sure it is.
 
     Args:
-        model: the trained model.
+        found: what training found, as for :func:`predict`.
         tree: a posterior of these scenes.
         scenes: recordings, matched to the posterior's by name, with frames up to ``start + num_steps``. Frames that
             the structures were inferred from flatter them a little.
         start: the observed frame to start from.
         num_steps: frames to predict.
-        num_structures: how many draws are rolled out.
+        num_draws: how many draws are rolled out.
 
     Returns:
         One row for each recording: ``recording``; ``error`` and ``error_of_others``, the scaled squared error of the
@@ -126,8 +139,8 @@ def structure_value(
     Raises:
         ValueError: a recording or its entities are not in the posterior, or there are too few frames.
     """
-    model, scenes = model.on("cpu"), match_scenes(tree, scenes)
-    own = _structures(tree, scenes, num_structures)
+    (model, laws), scenes = _parts(found), match_scenes(tree, scenes)
+    own = _structures(tree, scenes, num_draws)
     mask = scenes.edge_mask[scenes.group_first_scene]
     alike: dict[bytes, list[int]] = {}
     for g, row in enumerate(mask.numpy()):
@@ -137,7 +150,7 @@ def structure_value(
     scale = model.scaling.scale.numpy()
 
     def error(structure: Tensor) -> NDArray[np.float64]:
-        paths = model.predict(scenes, structure, start=start, num_steps=num_steps).double().mean(0)
+        paths = _paths(model, laws, scenes, structure, start=start, num_steps=num_steps).mean(0)
         mask = scenes.observation_mask.numpy() & scenes.complete_frame.numpy()[:, start, None, None]
         arguments = {"start": start, "scale": scale, "steps": (num_steps,), "observation_mask": mask}
         return rollout_errors(paths.numpy(), scenes.trajectory.numpy(), **arguments)[num_steps]
@@ -146,13 +159,33 @@ def structure_value(
     return pd.DataFrame({"recording": np.array(scenes.scene_names, dtype=str), **errors})
 
 
-def _structures(tree: xr.DataTree, scenes: Scenes, num_structures: int) -> Tensor:
-    """Some drawn structures of matched scenes, evenly spaced over draws and chains, long ``[R, G, E]``."""
+def _parts(found: Checkpoint | SceneModel) -> tuple[SceneModel, Tensor | None]:
+    """The model, on the CPU, and draws of its laws ``[R, K, NUM_SPLINES]``, or None where they are taken for known."""
+    if not isinstance(found, Checkpoint):
+        return found.on("cpu"), None
+    model = found.model.on("cpu")
+    return model, found.law_draws if isinstance(model.dynamics, PairForces) else None
+
+
+def _paths(
+    model: SceneModel, laws: Tensor | None, scenes: Scenes, structure: Tensor, *, start: int, num_steps: int
+) -> Tensor:
+    """Paths ``[C, B, H, N, D]`` under structures ``[C, G, E]``, each with the next draw of the laws."""
+    if laws is not None:
+        number = torch.arange(len(structure))
+        structure = structure + model.num_edge_types * number[:, None, None]
+        model = copy.deepcopy(model)
+        model.dynamics = model.impulse_parts[0].under_laws(laws[number % len(laws)])
+    return model.predict(scenes, structure, start=start, num_steps=num_steps).double()
+
+
+def _structures(tree: xr.DataTree, scenes: Scenes, number: int) -> Tensor:
+    """So many drawn structures of matched scenes, evenly spaced over draws and chains, long ``[R, G, E]``."""
     edge_type = to_draws(tree).edge_type  # [C, S, G, E]
     flat = edge_type.swapaxes(0, 1).reshape(-1, *edge_type.shape[2:])
     if len(flat) == 0:
         raise ValueError("the posterior holds no draw, at least one is needed")
-    chosen = np.unique(np.linspace(0, len(flat) - 1, num_structures).round().astype(int))
+    chosen = np.linspace(0, len(flat) - 1, number).round().astype(int)
     names = group(tree, "sample_stats")["scene"].values.tolist()
     order = [names.index(name) for name in scenes.group_names]
     return torch.as_tensor(flat[chosen][:, order]).long()

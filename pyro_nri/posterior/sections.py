@@ -249,7 +249,7 @@ def predictions(
         start, data, seen = (scenes.num_frames - 1) // 2, scenes, True
         num_steps = min(NUM_STEPS, scenes.num_frames - 1 - start)
     some, ahead = data[: min(data.num_scenes, MAX_RECORDINGS)], min(num_steps, MAX_AHEAD)
-    value = structure_value(checkpoint.model, tree, some, start=start, num_steps=ahead, num_structures=4)
+    value = structure_value(checkpoint, tree, some, start=start, num_steps=ahead, num_draws=4)
     told = value[(value["error"] != value["error_of_others"]) & value[["error", "error_of_others"]].notna().all(axis=1)]
     better = int((told["error"] < told["error_of_others"]).sum())
     where = (
@@ -274,10 +274,8 @@ def predictions(
     own = recordings["recording"].values[recordings["structure_group"].values == scene]
     name = next((str(each) for each in own.tolist() if str(each) in data.scene_names), data.scene_names[0])
     one = data[data.scene_names.index(name)]
-    paths = predict(checkpoint.model, tree, one, start=start, num_steps=num_steps)
-    caption = (
-        f"Recording {name}: lines are means over drawn structures, fans their 90 % intervals, dots what was observed."
-    )
+    paths = predict(checkpoint, tree, one, start=start, num_steps=num_steps)
+    caption = f"Recording {name}: lines are means over draws, fans their 90 % intervals, dots what was observed."
     section.pictures.append(picture_of(plot_predictions(paths, name, scenes=one)[0], caption))
     if {"x", "y"} <= set(data.state_names):
         section.pictures.append(picture_of(plot_tracks(paths, name, scenes=one), "The same in the plane."))
