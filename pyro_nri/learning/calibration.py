@@ -59,7 +59,8 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Ten
     dynamics, noise, power = model.impulse_parts
     if num_codes(model.num_edge_types, scenes.num_entities) > MAX_CODES:
         return
-    simulated = simulate_again(model, scenes, structure, laws=laws, seed=seed)
+    scales = noise_scales(model, scenes, structure, laws=laws, seed=seed)
+    simulated = simulate_again(model, scenes, structure, scales, laws=laws, seed=seed)
     if simulated is None:
         return
     simulated, importance = some_of_each(dynamics, simulated)
@@ -123,14 +124,21 @@ def belief(free: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def simulate_again(
-    model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Tensor | None = None, seed: int
+    model: SceneModel,
+    scenes: Scenes,
+    structure: Tensor,
+    scales: tuple[Tensor, Tensor],
+    *,
+    laws: Tensor | None = None,
+    seed: int,
 ) -> Scenes | None:
-    """Scenes from the learned laws: starts and structures of the training scenes, measurement noise of their residuals.
+    """Scenes from the learned laws with the starts and structures of the training scenes, and with noise.
 
     Args:
         model: with fitted laws.
         scenes: training scenes, raw units.
         structure: long ``[G, E]``.
+        scales: of measurement noise and of process noise, raw units, ``[D]`` each.
         laws: see :func:`calibrate`.
         seed: fixes the choice of starts and laws, and the noise.
 
@@ -144,7 +152,7 @@ def simulate_again(
     if len(chosen) == 0:
         return None
     dynamics = model.impulse_parts[0]
-    measured, process = residual_scales(model, scenes, structure)
+    measured, process = scales
     kept = chosen.repeat(NUM_STARTS * NUM_LAWS)
     types, exists = structure[scenes.group_index[kept]], scenes.edge_mask[kept]
     number = torch.randint(1 if laws is None else len(laws), (NUM_LAWS,), generator=random)
@@ -204,8 +212,38 @@ def some_of_each(dynamics: PairForces, scenes: Scenes) -> tuple[Scenes, Tensor]:
     return scenes[chosen], importance[chosen]
 
 
+def noise_scales(
+    model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Tensor | None = None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Scales of noise with which simulated scenes leave the residuals that the training scenes leave.
+
+    A step from a noisy state goes astray by more than the noise of that state where forces change fast, which looks
+    like process noise. So scenes are simulated with measurement noise alone, and what their residuals show of process
+    noise is taken off (indirect inference, Gourieroux, Monfort & Renault 1993).
+
+    Args:
+        model: with fitted laws.
+        scenes: training scenes, raw units.
+        structure: long ``[G, E]``.
+        laws: see :func:`calibrate`.
+        seed: as that of :func:`simulate_again`.
+
+    Returns:
+        Standard deviations of measurement noise and of process noise, raw units, ``[D]`` each.
+    """
+    measured, process = residual_scales(model, scenes, structure)
+    if not measured.any():
+        return measured, process
+    clean = simulate_again(model, scenes, structure, (measured, torch.zeros_like(process)), laws=laws, seed=seed)
+    if clean is None or clean.edge_type is None:
+        return measured, process
+    found, false = residual_scales(model, clean, clean.edge_type)
+    measured = torch.where(found > 0, measured.square() / found.clamp(min=1e-300), measured)
+    return measured, (process.square() - false.square()).clamp(min=0).sqrt()
+
+
 def residual_scales(model: SceneModel, scenes: Scenes, structure: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviations of measurement noise and of process noise, raw units, ``[D]`` each.
+    """Standard deviations of measurement noise and of process noise as residuals show them, raw units, ``[D]`` each.
 
     Measurement noise enters two neighbouring residuals with opposite sign, process noise enters one; so the covariance
     of neighbours tells them apart. Only the quieter half of the frames is used.

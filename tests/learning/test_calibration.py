@@ -1,16 +1,20 @@
 """The power of the impulse likelihood: from simulated scenes, and from halves of scenes that contradict each other."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from pyro_nri.dynamics.integrated_paths import STIFF, force_changes
 from pyro_nri.learning import calibration
-from pyro_nri.learning.calibration import calibrate, residual_scales, simulate_again, some_of_each
+from pyro_nri.learning.calibration import calibrate, noise_scales, residual_scales, simulate_again, some_of_each
+from pyro_nri.learning.checkpoint import load_checkpoint
 from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.simulate import simulate
+
+MODEL = Path(__file__).parent.parent.parent / "data" / "models" / "charged5.pt"
 
 
 def fitted(scenes):
@@ -41,16 +45,40 @@ def test_measurement_noise_is_found_in_residuals(springs):
     assert (process < 0.01).all()
 
 
+def test_what_forces_make_of_measurement_noise_is_no_process_noise():
+    """Close charges turn a wrong place into a wrong change of velocity, which residuals alone cannot tell from more."""
+    checkpoint = load_checkpoint(MODEL)
+    model = checkpoint.model
+    scenes = simulate("charged", 60, num_entities=5, num_frames=30, measurement_noise=0.01, seed=3)
+    structure = torch.tensor(checkpoint.alignment).argsort()[scenes.edge_type]
+    _, apparent = residual_scales(model, scenes, structure)
+    measured, process = noise_scales(model, scenes, structure, seed=0)
+    assert ((measured / 0.01 - 1).abs() < 0.1).all()
+    assert (apparent[2:] > 0.004).all()
+    assert (process[:2] == 0).all()
+    assert (process[2:] < apparent[2:] / 1.8).all()  # what is left comes from the closest of all
+
+
+def test_without_measurement_noise_residuals_say_all(charged):
+    model, scenes = charged
+    found, apparent = (
+        noise_scales(model, scenes, scenes.edge_type, seed=0),
+        residual_scales(model, scenes, scenes.edge_type),
+    )
+    torch.testing.assert_close(found, apparent, rtol=0, atol=0)
+
+
 def test_scenes_are_simulated_from_the_laws_given(springs):
     model, scenes = springs
+    scales = residual_scales(model, scenes, scenes.edge_type)
     before = model.dynamics.laws.fitted_table.clone()
-    own = simulate_again(model, scenes, scenes.edge_type, seed=1)
+    own = simulate_again(model, scenes, scenes.edge_type, scales, seed=1)
     assert own.num_scenes == len(scenes.scene_names) * calibration.NUM_LAWS * calibration.NUM_STARTS
     assert len(set(own.scene_names)) == own.num_scenes
-    again = simulate_again(model, scenes, scenes.edge_type, laws=model.dynamics.laws.splines[None], seed=1)
+    again = simulate_again(model, scenes, scenes.edge_type, scales, laws=model.dynamics.laws.splines[None], seed=1)
     torch.testing.assert_close(again.trajectory, own.trajectory)
     none = torch.zeros_like(model.dynamics.laws.splines)[None]
-    straight = simulate_again(model, scenes, scenes.edge_type, laws=none, seed=1).trajectory
+    straight = simulate_again(model, scenes, scenes.edge_type, scales, laws=none, seed=1).trajectory
     velocity = straight[..., 2:].diff(dim=1).abs()  # no force, no walls: only measurement noise changes it
     assert velocity.median() < 0.03
     assert torch.equal(model.dynamics.laws.fitted_table, before)
@@ -61,7 +89,8 @@ def test_scenes_are_simulated_from_the_laws_given(springs):
 def test_hard_and_easy_scenes_stand_for_all(charged, monkeypatch):
     model, scenes = charged
     dynamics = model.dynamics
-    every = simulate_again(model, scenes, scenes.edge_type, seed=0)
+    scales = residual_scales(model, scenes, scenes.edge_type)
+    every = simulate_again(model, scenes, scenes.edge_type, scales, seed=0)
     hard = (force_changes(dynamics, dynamics.features(every), every) > STIFF).flatten(1).any(-1)
     assert 0 < hard.sum() < len(hard)
     monkeypatch.setattr(calibration, "MAX_HARD", 5)
@@ -122,6 +151,7 @@ def test_scenes_without_a_complete_frame_leave_the_power(springs):
     model.impulse_parts[2].weight.fill_(0.25)
     mask = scenes.observation_mask.clone()
     mask[:, :, 0] = False
-    assert simulate_again(model, replace(scenes, observation_mask=mask), scenes.edge_type, seed=0) is None
+    scales = residual_scales(model, scenes, scenes.edge_type)
+    assert simulate_again(model, replace(scenes, observation_mask=mask), scenes.edge_type, scales, seed=0) is None
     calibrate(model, replace(scenes, observation_mask=mask), scenes.edge_type, seed=0)
     assert (model.impulse_parts[2].weight == 0.25).all()
