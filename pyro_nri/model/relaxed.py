@@ -61,7 +61,8 @@ def relax(
     counted = features.mask[..., None].to(target)  # [B, T - 1, N, 1]
     num_rows = (counted.sum((1, 3)) * target.shape[-1]).clamp(min=1)  # [B, N]
     excess = (1 - num_senders * num_free / num_rows).clamp(min=0.05)[:, None, :, None]  # residuals of a fit are smaller
-    precision = counted.expand_as(target) / target[features.mask].square().mean().clamp(min=1e-300)
+    size = (counted * target.square()).sum((1, 3)) / num_rows  # of each receiver alone, whatever scenes are beside it
+    precision = counted.expand_as(target) / size.clamp(min=1e-300)[:, None, :, None]
     for _ in range(NUM_ROUNDS):
         weighted = change * precision[..., None, :]
         gram = torch.einsum("btnas,btncs->bnac", weighted, change)

@@ -48,23 +48,36 @@ def test_first_round_is_ridge_regression(monkeypatch, num_types, groups):
     share, num_free = 1 / num_types, num_types - 1
     prior = np.linalg.inv(np.diag([share] * num_free) - share**2)
     shifted = features.target - impulses[..., 0, :].sum(3)
-    variance = float(shifted[features.mask].square().mean())
     for group, receiver in ((0, 0), (0, 2)):
-        rows, targets = [], []
+        rows, targets, weights = [], [], []
         for b in [scene for scene, each in enumerate(groups) if each == group]:
+            variance = float(shifted[b, :, receiver][features.mask[b, :, receiver]].square().mean())
             for t in range(8):
                 if features.mask[b, t, receiver]:
                     for axis in range(2):
                         base = impulses[b, t, receiver, :, 0, axis]
                         rows.append((impulses[b, t, receiver, :, 1:, axis] - base[:, None]).flatten().numpy())
                         targets.append(float(features.target[b, t, receiver, axis] - base.sum()))
-        rows, targets = np.array(rows), np.array(targets)
-        system = rows.T @ rows / variance + np.kron(np.eye(2), prior)
-        right = rows.T @ targets / variance + np.kron(np.eye(2), prior) @ np.full(2 * num_free, share)
+                        weights.append(1 / variance)
+        rows, targets, weights = np.array(rows), np.array(targets), np.array(weights)
+        system = (rows.T * weights) @ rows + np.kron(np.eye(2), prior)
+        right = (rows.T * weights) @ targets + np.kron(np.eye(2), prior) @ np.full(2 * num_free, share)
         np.testing.assert_allclose(found.mean[group, receiver].flatten(), np.linalg.solve(system, right), rtol=1e-8)
         np.testing.assert_allclose(
             found.precision[group, receiver].reshape(2 * num_free, -1), system, rtol=1e-8, atol=1e-8
         )
+
+
+def test_scenes_beside_it_do_not_change_a_scene():
+    """Bit for bit: what is drawn along relaxed weights is the same however scenes are sharded."""
+    impulses, features, _ = problem(2, num_scenes=3)
+    features.target[1] *= 1e3
+    together = relax(impulses, features, normal_noise(0.1))
+    for b in range(3):
+        own = ImpulseFeatures(*(each[b : b + 1] for each in (features.target, features.mask, features.context)), ())
+        alone = relax(impulses[b : b + 1], own, normal_noise(0.1))
+        for found, wanted in zip(alone, together, strict=True):
+            assert torch.equal(found[0], wanted[b])
 
 
 @pytest.mark.parametrize("num_types", [1, 2, 3])
