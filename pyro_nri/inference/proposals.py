@@ -29,6 +29,9 @@ from pyro_nri.scenes import edges
 
 #: Names that :func:`make_proposal` knows.
 PROPOSALS = ("auto", "uniform", "neural", "exact", "balanced", "rounds", "delayed")
+#: Weight of joint moves of all pairs beside exact blocks, whose weight is 3: they cost much, and are needed only where
+#: the posterior under a tied prior has several modes.
+TABLE_WEIGHT = 0.06
 #: Steps on the surrogate posterior in one delayed move.
 DELAYED_STEPS = 4
 
@@ -297,7 +300,7 @@ def make_proposal(
             of all receivers from their conditionals, and joint blocks where the likelihood is linear in the types),
             neither of them under a prior over labels, "delayed" (moves that a surrogate likelihood has accepted), or
             "auto": delayed ones where there is a surrogate, else all others that can be had, balanced ones and rounds
-            where there are no exact blocks.
+            where there are no exact blocks; joint blocks beside those under a tied prior.
         prior: prior of the G structures.
         likelihood: of the same structures: a receiver table for "exact", one that factorises for "rounds", any
             for "balanced".
@@ -360,4 +363,6 @@ def make_proposal(
         if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
             frequent = prior.factorises or searches
             moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0 if frequent else 0.25))
+        elif name == "auto" and prior.tied and exact is not None and exact.relaxed is not None:
+            moves.append((ParticleGibbs(prior, exact, seed=seed), TABLE_WEIGHT))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

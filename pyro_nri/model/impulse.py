@@ -31,7 +31,7 @@ from pyro_nri.model.receivers import (
     structure_of,
     sums_of_codes,
 )
-from pyro_nri.model.relaxed import relax
+from pyro_nri.model.relaxed import Relaxed, pooled, relax
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
@@ -243,7 +243,9 @@ def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: 
     return structure
 
 
-def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> ReceiverTable:
+def impulse_table(
+    dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes, *, relaxed: bool = False
+) -> ReceiverTable:
     """Composite log-likelihoods of all codes of all receivers, summed over the scenes of each group.
 
     Args:
@@ -251,12 +253,16 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
         noise: frozen noise of the impulses.
         power: how far each receiver's likelihood is believed.
         scenes: B scenes in G groups, raw units.
+        relaxed: whether relaxed weights are wanted, for joint moves of all pairs.
     """
     count = num_codes(dynamics.num_edge_types, scenes.num_entities)
-    tables = []
+    tables: list[Tensor] = []
+    weights: list[Relaxed] = []
     with torch.no_grad():
         for features in _feature_chunks(dynamics, noise, scenes):
             impulses = features.impulses(dynamics.laws)
+            if relaxed:
+                weights.append(relax(impulses, features, noise))
             per_scene = features.target[0].numel() * count * 2
             size = chunk_size(per_scene, impulses.device)
             for start in range(0, len(impulses), size):
@@ -264,7 +270,10 @@ def impulse_table(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePowe
                 mixing = None if features.mixing is None else features.mixing[some]
                 part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], (), mixing)
                 tables.append(power.believed(table_of_impulses(impulses[some], part, noise), part))
-    return grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
+    table = grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
+    if weights:
+        table.relaxed = pooled(Relaxed(*map(torch.cat, zip(*weights, strict=True))), scenes.group_index)
+    return table
 
 
 def impulse_cache(dynamics: PairForces, noise: AbstractNoise, power: ImpulsePower, scenes: Scenes) -> ImpulseCache:

@@ -332,7 +332,7 @@ class SceneModel(PyroModule):
         if kind != "forward" and self.impulse_noise is not None and self.horizon == 1 and cache != "none":
             precise = scenes.to(torch.float64, self.score_scale.device)
             if cache == "table" or (cache == "auto" and fits):
-                return impulse_table(*self.impulse_parts, precise)
+                return impulse_table(*self.impulse_parts, precise, relaxed=self.structure_prior(prepared).tied)
             return impulse_cache(*self.impulse_parts, precise)
         if kind == "impulse":
             raise ValueError(

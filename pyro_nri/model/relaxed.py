@@ -55,9 +55,8 @@ def relax(
     change = (impulses[..., 1:, :] - base).flatten(-3, -2)  # [B, T - 1, N, (N - 1) F, S]
     target = features.target - base.squeeze(-2).sum(-2)
     context = features.context if noise.uses_context else None
-    share = 1 / (num_free + 1)
-    block = torch.linalg.inv(share * torch.eye(num_free, dtype=torch.float64) - share**2).to(change)
-    prior = torch.block_diag(*[block] * num_senders)
+    prior, share = _before_data(num_senders, num_free)
+    prior = prior.to(change)
     counted = features.mask[..., None].to(target)  # [B, T - 1, N, 1]
     num_rows = (counted.sum((1, 3)) * target.shape[-1]).clamp(min=1)  # [B, N]
     excess = (1 - num_senders * num_free / num_rows).clamp(min=0.05)[:, None, :, None]  # residuals of a fit are smaller
@@ -79,3 +78,33 @@ def relax(
         precision = counted / ((typical.nan_to_num(nan=1.0) + square) / target.shape[-1] + 1 / own)
     shape = (num_senders, num_free)
     return Relaxed(mean.unflatten(-1, shape), gram.unflatten(-1, shape).unflatten(-3, shape))
+
+
+def pooled(parts: Relaxed, group_index: Tensor) -> Relaxed:
+    """Weights of groups of scenes that share a structure, from those of single scenes: what their data say adds up.
+
+    Args:
+        parts: of B scenes.
+        group_index: group of each scene, long ``[B]``.
+    """
+    num_groups = int(group_index.max()) + 1
+    if num_groups == len(group_index):
+        order = group_index.argsort()
+        return Relaxed(parts.mean[order], parts.precision[order])
+    shape = parts.mean.shape[-2:]
+    prior, share = _before_data(*shape)
+    prior, own = prior.to(parts.mean), parts.precision.flatten(-2).flatten(-3, -2)
+    start = (prior.sum(-1) * share).expand(num_groups, parts.mean.shape[1], -1)
+    linear = torch.einsum("bnac,bnc->bna", own, parts.mean.flatten(-2)) - start[0]
+    total = prior.expand(*start.shape, -1).index_add(0, group_index, own - prior)
+    scale = total.diagonal(dim1=-2, dim2=-1).rsqrt()
+    right = scale * start.index_add(0, group_index, linear)
+    mean = scale * torch.linalg.solve(total * scale[..., None] * scale[..., None, :], right)
+    return Relaxed(mean.unflatten(-1, shape), total.unflatten(-1, shape).unflatten(-3, shape))
+
+
+def _before_data(num_senders: int, num_free: int) -> tuple[Tensor, float]:
+    """Precision ``[(N - 1) F, (N - 1) F]`` and mean of the weights where types are drawn with equal probabilities."""
+    share = 1 / (num_free + 1)
+    block = torch.linalg.inv(share * torch.eye(num_free, dtype=torch.float64) - share**2)
+    return torch.block_diag(*[block] * num_senders), share

@@ -21,6 +21,7 @@ from pyro_nri.inference.proposals import (
 from pyro_nri.inference.rounds import EdgeRound
 from pyro_nri.model.priors import make_prior
 from pyro_nri.model.receivers import MessageCache, ReceiverTable
+from pyro_nri.model.relaxed import Relaxed
 from pyro_nri.scenes.scenes import Scenes
 
 PAIRS = [(i, j) for i in range(4) for j in range(4) if i != j]
@@ -230,7 +231,13 @@ def test_names(name):
     assert moves("exact", likelihood=table) == moves("exact", **both) == {exact} | single
     assert moves("auto") == single
     assert moves("auto", log_q=log_q) == {block} | single
-    assert exact in moves("auto", **both)
+    assert moves("auto", **both) == {exact, block} | single
+    table.relaxed = Relaxed(
+        torch.zeros(3, 4, 3, 1).double(), torch.eye(3).double()[:, None, :, None].expand(3, 4, 3, 1, 3, 1)
+    )
+    together = {"particle_gibbs"} if name in ("symmetric", "sparse") else set()  # where receivers are not independent
+    assert moves("auto", **both) == {exact, block} | single | together
+    table.relaxed = None
     cached = MessageCache(
         torch.zeros(3, 1, 4, 3, 2, 1).double(),
         lambda *_: None,

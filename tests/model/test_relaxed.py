@@ -13,7 +13,7 @@ from pyro_nri.model import relaxed as relaxed_file
 from pyro_nri.model.noise import NormalNoise
 from pyro_nri.model.priors import make_prior
 from pyro_nri.model.receivers import AbstractLikelihood
-from pyro_nri.model.relaxed import relax
+from pyro_nri.model.relaxed import pooled, relax
 from pyro_nri.scenes import edges
 
 
@@ -66,6 +66,26 @@ def test_first_round_is_ridge_regression(monkeypatch, num_types, groups):
         np.testing.assert_allclose(
             found.precision[group, receiver].reshape(2 * num_free, -1), system, rtol=1e-8, atol=1e-8
         )
+
+
+def test_pooling_single_scenes_puts_them_in_the_order_of_their_groups():
+    impulses, features, _ = problem(2, num_scenes=4)
+    parts = relax(impulses, features, normal_noise(0.1))
+    for one, other in zip(pooled(parts, torch.tensor([2, 0, 3, 1])), parts, strict=True):
+        assert torch.equal(one, other[[1, 3, 0, 2]])
+
+
+def test_pooled_weights_are_those_of_all_rows(monkeypatch):
+    """Where every row has the same weight, exactly."""
+    monkeypatch.setattr(relaxed_file, "NUM_ROUNDS", 1)
+    impulses, features, _ = problem(3)
+    features.target.copy_(features.target * (features.target.square().mean((1, 3), keepdim=True)).rsqrt())
+    features = ImpulseFeatures(features.target, features.mask | True, features.context, ())
+    impulses[..., 0, :] = 0.0  # so that the first round weighs rows by targets alone
+    together = relax(impulses, features, normal_noise(0.1), torch.tensor([0, 0]))
+    found = pooled(relax(impulses, features, normal_noise(0.1)), torch.tensor([0, 0]))
+    for one, other in zip(found, together, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_scenes_beside_it_do_not_change_a_scene():
