@@ -156,7 +156,7 @@ def _legend(axes: AxesLike, drawn: NDArray[Any], paths: xr.Dataset, entities: li
         Line2D([], [], linewidth=1.3, marker=MARKERS[n % len(MARKERS)], markersize=3.5, label=name, **_style(n))
         for n, name in enumerate(entities)
     ]
-    share = f"{100 * paths.attrs['interval']:g} % of drawn structures"
+    share = f"{100 * paths.attrs['interval']:g} % of draws"
     handles.append(Patch(color="0.4", alpha=0.3, linewidth=0, label=share))
     if any_seen:
         handles.append(Line2D([], [], color="0.3", marker="o", markersize=2.5, linestyle="none", label="observed"))

@@ -170,7 +170,7 @@ def test_predictions_and_what_was_observed(paths, make_scenes):
     dots = [line for line in axes[1].lines if line.get_linestyle() == "None"]
     np.testing.assert_allclose(dots[2].get_xydata(), np.stack([np.arange(1, 6), trajectory[1:, 2, 2]], 1))
     assert len(axes[0].collections) == 3
-    assert labels_below(axes[0].figure) == ["0", "1", "2", "90 % of drawn structures", "observed"]
+    assert labels_below(axes[0].figure) == ["0", "1", "2", "90 % of draws", "observed"]
 
 
 def test_tracks_in_the_plane(paths, make_scenes):
