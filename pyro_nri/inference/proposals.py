@@ -360,9 +360,9 @@ def make_proposal(
             moves.append((BalancedEdge(prior, informed), 8.0 if name == "balanced" else 2.0))
         if informed is not None and name != "balanced":
             moves.append((EdgeRound(prior, informed, scan=scan), 8.0))
-        if informed is not None and informed.relaxed is not None and prior.num_edge_types > 1:
-            frequent = prior.factorises or searches
-            moves.append((ParticleGibbs(prior, informed, seed=seed), 1.0 if frequent else 0.25))
-        elif name == "auto" and prior.tied and exact is not None and exact.relaxed is not None:
-            moves.append((ParticleGibbs(prior, exact, seed=seed), TABLE_WEIGHT))
+        joint, weight = informed, 1.0 if prior.factorises or searches else 0.25
+        if name == "auto" and exact is not None and prior.tied:
+            joint, weight = exact, TABLE_WEIGHT
+        if joint is not None and joint.relaxed is not None and prior.num_edge_types > 1:
+            moves.append((ParticleGibbs(prior, joint, seed=seed), weight))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

@@ -10,8 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyro_nri.dynamics.pair_forces import PairForces
-from pyro_nri.learning.checkpoint import Checkpoint
+from pyro_nri.learning.checkpoint import Checkpoint, Ensemble
 from pyro_nri.model.program import SceneModel
 from pyro_nri.posterior.convert import group, scenes_of, to_draws
 from pyro_nri.posterior.rollout_errors import rollout_errors
@@ -161,10 +160,9 @@ def structure_value(
 
 def _parts(found: Checkpoint | SceneModel) -> tuple[SceneModel, Tensor | None]:
     """The model, on the CPU, and draws of its laws ``[R, K, NUM_SPLINES]``, or None where they are taken for known."""
-    if not isinstance(found, Checkpoint):
-        return found.on("cpu"), None
-    model = found.model.on("cpu")
-    return model, found.law_draws if isinstance(model.dynamics, PairForces) else None
+    if isinstance(found, Ensemble):
+        raise ValueError(f"predictions need one model, found an ensemble of {len(found.members)}; choose a member")
+    return (found.model.on("cpu"), found.law_draws) if isinstance(found, Checkpoint) else (found.on("cpu"), None)
 
 
 def _paths(

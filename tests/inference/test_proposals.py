@@ -208,6 +208,14 @@ def test_bad_arguments():
             Mixture([make("edge"), make("pair")], weights)
 
 
+@pytest.mark.parametrize("kind", ["auto", "rounds"])
+def test_one_type_leaves_joint_moves_nothing_to_draw(kind):
+    table = ReceiverTable(torch.zeros(3, 4, 1).double(), 1, MASK)
+    table.relaxed = Relaxed(torch.zeros(3, 4, 3, 0).double(), torch.zeros(3, 4, 3, 0, 3, 0).double())
+    made = make_prior("symmetric", 1).double()(MASK)
+    assert "particle_gibbs" not in make_proposal(kind, made, likelihood=table).move_names
+
+
 @pytest.mark.parametrize("name", ["independent", "symmetric", "sparse", "charges"])
 def test_names(name):
     log_q, table = torch.zeros(3, 12, 2).double(), ReceiverTable(torch.zeros(3, 4, 8).double(), 2, MASK)

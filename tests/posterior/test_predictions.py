@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nri.learning.checkpoint import load_checkpoint
+from pyro_nri.learning.checkpoint import Ensemble, load_checkpoint
 from pyro_nri.posterior.predictions import predict, predictions_frame, structure_value
 from pyro_nri.scenes.simulate import simulate
 
@@ -118,6 +118,12 @@ def test_structures_and_laws_are_drawn_together(springs, checkpoint, make_tree):
         checkpoint.model, make_tree(np.stack([edge_type] * 2)[:, None], scenes), scenes, start=2, num_steps=1
     )
     np.testing.assert_allclose(found["mean"], (free["mean"] + linked["mean"]) / 2, rtol=0, atol=1e-6)
+
+
+def test_an_ensemble_is_refused_in_a_sentence(springs, checkpoint):
+    _, tree, scenes = springs
+    with pytest.raises(ValueError, match="predictions need one model, found an ensemble of 2; choose a member"):
+        predict(Ensemble([checkpoint, checkpoint]), tree, scenes, start=2, num_steps=1)
 
 
 @pytest.mark.parametrize("number", [0, -1])
