@@ -56,6 +56,7 @@ ORDER: dict[str, Sequence[str]] = {
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
         *[
             "impulse_cache",
+            "impulse_power",
             "impulse",
             "plates",
             "power",

@@ -48,6 +48,7 @@ class ImpulseFeatures:
         mask: which of them count, bool ``[B, T - 1, N]``.
         context: what the reliability of a frame may depend on, ``[B, T - 1, N, F]``, no particular units.
         blocks: paths; a later block replaces what earlier ones say of its frames.
+        fast: which sender may turn a receiver about within the frame, bool ``[B, T - 1, N, N - 1]``; None for none.
         mixing: what changes were mixed by so that their errors are independent, J stretches of L frames after one
             another, ``[B, N, J, L, L]``; None where they are as they were seen. It is part of ``target`` and of all
             that the methods return.
@@ -57,19 +58,31 @@ class ImpulseFeatures:
     mask: Tensor
     context: Tensor
     blocks: tuple[PathBlock, ...]
+    fast: Tensor | None = None
     mixing: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, index: Any) -> "ImpulseFeatures":
-        """Some of the scenes: integers or a slice. Only for features of a single block."""
-        if len(self.blocks) != 1:
-            raise ValueError("only features of a single path block can be indexed")
-        (block,) = self.blocks
-        part = replace(block, coordinate=block.coordinate[index], direction=block.direction[index])
-        mixing = None if self.mixing is None else self.mixing[index]
-        return ImpulseFeatures(self.target[index], self.mask[index], self.context[index], (part,), mixing)
+        """Some of the scenes: integers or a slice. Not for features some of whose frames have other paths."""
+        if len(self.blocks) > 1:
+            raise ValueError("features of several path blocks cannot be indexed")
+        return ImpulseFeatures(
+            self.target[index],
+            self.mask[index],
+            self.context[index],
+            tuple(
+                replace(each, coordinate=each.coordinate[index], direction=each.direction[index])
+                for each in self.blocks
+            ),
+            None if self.fast is None else self.fast[index],
+            None if self.mixing is None else self.mixing[index],
+        )
+
+    def without_paths(self) -> "ImpulseFeatures":
+        """What is left once the impulses are known."""
+        return replace(self, blocks=())
 
     def to(self, dtype: torch.dtype) -> "ImpulseFeatures":
         """The same with floats in another precision."""
@@ -84,7 +97,15 @@ class ImpulseFeatures:
             for block in self.blocks
         )
         mixing = None if self.mixing is None else self.mixing.to(dtype)
-        return ImpulseFeatures(self.target.to(dtype), self.mask, self.context.to(dtype), blocks, mixing)
+        return replace(self, target=self.target.to(dtype), context=self.context.to(dtype), blocks=blocks, mixing=mixing)
+
+    @property
+    def fast_share(self) -> Tensor | None:
+        """Share of the frames of each receiver in which a sender may turn it about, ``[B, N, N - 1]``."""
+        if self.fast is None:
+            return None
+        number = self.mask.sum(1)[..., None].clamp(min=1)
+        return (self.fast & self.mask[..., None]).sum(1) / number
 
     @property
     def log_volume(self) -> Tensor:

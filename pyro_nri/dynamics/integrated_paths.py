@@ -16,6 +16,8 @@ from pyro_nri.scenes.scenes import Scenes
 PATH_STEPS = 40
 #: Frames are integrated where ``dt² |df/dr| / 12`` exceeds this: there a cubic path is far from the motion.
 STIFF = 0.1
+#: A circular orbit under this much turns once within a frame: ``(2 π)² / 12``.
+FAST = 3.29
 #: A gap between the motions from both ends counts from this share of the typical way of a frame on, and from so many
 #: times the lower quartile of what positions and velocities disagree by.
 GAP, NOISE = 1e-3, 5.0
@@ -41,7 +43,8 @@ def refine(
     (block,) = features.blocks
     dt = scenes.time_step
     exists = dynamics.edge_exists(scenes)
-    hard = hard_frames(dynamics, features, scenes)
+    change = force_changes(dynamics, features, scenes)
+    hard = _any_hard(change, features)
     row = hard.nonzero()  # [R, 2]
     if len(row) == 0:
         return features
@@ -86,13 +89,16 @@ def refine(
     closest[scene, frame] = better_block.coordinate.amin(-1)
     own_error[scene, frame] = gap / 2
     context = dynamics.context(scenes, closest, own_error, hard[..., None])
-    return replace_frames(features, better_block, context)
+    return replace(replace_frames(features, better_block, context), fast=change > FAST)
 
 
 def hard_frames(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes) -> Tensor:
     """Which frames of scenes with cubic paths need integrated ones, bool ``[B, T - 1]``."""
-    stiff = (force_changes(dynamics, features, scenes) > STIFF).flatten(2).any(-1)
-    return stiff & features.mask.any(-1)
+    return _any_hard(force_changes(dynamics, features, scenes), features)
+
+
+def _any_hard(change: Tensor, features: ImpulseFeatures) -> Tensor:
+    return (change > STIFF).flatten(2).any(-1) & features.mask.any(-1)
 
 
 def gap_floor(dynamics: PairForces, scenes: Scenes) -> Tensor:

@@ -3,8 +3,8 @@
 A composite likelihood counts every frame as new evidence, though errors of paths repeat from frame to frame and
 measurement noise enters two differences. Its curvature is therefore adjusted (Ribatet, Cooley & Davison 2012, "Bayesian
 inference from composite likelihoods"): the log-likelihood of a receiver is multiplied by a power that depends on how
-much of its path is hard to follow and on the number of frames, with which it never grows; and a path that is hard to
-follow all along may have been lost altogether. No label is needed for it:
+much of its path is hard to follow and on the number of frames, with which it never grows; and the path of an entity
+that a neighbour turns about within each frame may have been lost altogether. No label is needed for it:
 
 - Training scenes are simulated anew from laws that the data admit, with inferred structures and the measurement noise
   that residuals show. There the truth is known, and power and probability of loss maximise the log score of the edges.
@@ -19,11 +19,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pyro_nri.dynamics.integrated_paths import STIFF, force_changes
+from pyro_nri.dynamics.integrated_paths import FAST, STIFF, force_changes
 from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.rollout import rollout, teacher_forcing
 from pyro_nri.inference.streams import generator
-from pyro_nri.model.impulse import believed_table, most_likely_structure, refined_features, table_of_impulses
+from pyro_nri.model.impulse import most_likely_structure, refined_features, table_of_impulses
+from pyro_nri.model.impulse_power import believed_table
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import code_types, codes_of, num_codes
 from pyro_nri.scenes.scenes import Scenes
@@ -32,15 +33,16 @@ from pyro_nri.scenes.scenes import Scenes
 WINDOWS = (5, 10, 20)
 #: Training scenes that are simulated anew, the laws that they then follow, and the starts that each gives to a law.
 MAX_SCENES, NUM_LAWS, NUM_STARTS = 100, 3, 2
-#: Of the simulated scenes, how many with a path that is hard to follow and how many altogether are inferred.
-MAX_HARD, MAX_INFERRED = 100, 150
+#: Of the simulated scenes, how many with a path that may be lost, how many with one that is hard to follow, and how
+#: many altogether are inferred.
+MAX_FAST, MAX_HARD, MAX_INFERRED = 40, 50, 120
 #: Weight of the agreement of halves.
 HALVES = 4.0
-#: Where the search for the free numbers of :func:`belief` starts, what they are drawn to, and how much. Lost paths are
-#: so rare that a few scenes say little about them, and scenes that follow the learned laws have fewer: 1 in 150. The
+#: Where the search for the free numbers of :func:`belief` starts, what they are drawn to, and how much. Paths that may
+#: be lost are so few that training scenes say little of how many are; among those of charges it is one in six. The
 #: power falls a little with the number of frames, whose errors are never quite independent.
-START = (0.0, 0.0, -1.5, -1.5, 0.0, -5.0)
-DRAWN = (1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 1e-3)
+START = (0.0, 0.0, -1.5, -1.5, 0.0, -1.6)
+DRAWN = (1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 3e-3)
 #: Receivers with more codes than this are left as they are.
 MAX_CODES = 1024
 
@@ -71,12 +73,12 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Ten
     exists = simulated.entity_mask[:, :, None].expand(-1, -1, types.shape[1])
     counted = (importance[:, None, None] * exists)[exists]
 
-    def case(part: Scenes) -> tuple[Tensor, Tensor]:
+    def case(part: Scenes) -> tuple[Tensor, Tensor, Tensor | None]:
         features = refined_features(
             dynamics, part, lambda smooth: most_likely_structure(dynamics, noise, smooth), search=True
         )
         table = table_of_impulses(features.impulses(dynamics.laws), features, noise)
-        return table.double(), power.covariates(features).double()
+        return table.double(), power.covariates(features).double(), features.fast_share
 
     with torch.no_grad():
         windows = sorted({min(window, scenes.num_frames) for window in (*WINDOWS, scenes.num_frames)})
@@ -87,8 +89,8 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Ten
     optimizer = torch.optim.LBFGS([free], max_iter=50, line_search_fn="strong_wolfe")
     truth = types[truth_codes]  # [B, N, N - 1]
 
-    def log_posterior(table: Tensor, covariates: Tensor) -> Tensor:
-        return believed_table(table, covariates, *belief(free)).log_softmax(-1)
+    def log_posterior(table: Tensor, covariates: Tensor, fast: Tensor | None) -> Tensor:
+        return believed_table(table, covariates, *belief(free), fast=fast).log_softmax(-1)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -115,7 +117,7 @@ def calibrate(model: SceneModel, scenes: Scenes, structure: Tensor, *, laws: Ten
 
 
 def belief(free: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights ``[5]`` and probability of loss, see :class:`~pyro_nri.model.impulse.ImpulsePower`, from 6 free numbers.
+    """``weight`` and ``lost`` of :class:`~pyro_nri.model.impulse_power.ImpulsePower` from 6 free numbers.
 
     With more frames the power stays or falls, whatever the share of frames that are hard to follow.
     """
@@ -186,7 +188,7 @@ def simulate_again(
 
 
 def some_of_each(dynamics: PairForces, scenes: Scenes) -> tuple[Scenes, Tensor]:
-    """Scenes with and without a path that is hard to follow, and how many each of them stands for, ``[B]``.
+    """Scenes with a path that may be lost, with one that is hard to follow, others; how many each stands for, ``[B]``.
 
     Few scenes have such paths, and what remains uncertain is often there: drawn alike, they would be too few to say how
     sure one may be.
@@ -195,21 +197,21 @@ def some_of_each(dynamics: PairForces, scenes: Scenes) -> tuple[Scenes, Tensor]:
         dynamics: with fitted laws.
         scenes: in random order.
     """
-    hard = torch.zeros(scenes.num_scenes, dtype=torch.bool)
+    kind = torch.zeros(scenes.num_scenes, dtype=torch.long)
     if not dynamics.circular:
         size = max(1, 60_000 // (scenes.num_frames * scenes.num_edges))
         for part in torch.arange(scenes.num_scenes).split(size):
             some = scenes[part]
-            hard[part] = (
-                (force_changes(dynamics, dynamics.features(some, whiten=False), some) > STIFF).flatten(1).any(-1)
-            )
-    first = hard.nonzero().squeeze(-1)[:MAX_HARD]
-    second = (~hard).nonzero().squeeze(-1)[: MAX_INFERRED - len(first)]
+            change = force_changes(dynamics, dynamics.features(some, whiten=False), some).amax(-1)  # [B, T - 1, N]
+            hard, fast = (change > STIFF).flatten(1).any(-1), (change > FAST).double().mean(1).amax(-1) > 0.9
+            kind[part] = hard.long() + (hard & fast)
+    chosen: list[Tensor] = []
     importance = torch.ones(scenes.num_scenes, dtype=torch.float64)
-    for part, all_of_them in ((first, hard), (second, ~hard)):
-        importance[part] = float(all_of_them.sum()) / max(1, len(part))
-    chosen = torch.cat([first, second])
-    return scenes[chosen], importance[chosen]
+    for number, most in ((2, MAX_FAST), (1, MAX_HARD), (0, MAX_INFERRED)):
+        every = (kind == number).nonzero().squeeze(-1)
+        chosen.append(every[: min(most, MAX_INFERRED - sum(map(len, chosen)))])
+        importance[chosen[-1]] = len(every) / max(1, len(chosen[-1]))
+    return scenes[torch.cat(chosen)], importance[torch.cat(chosen)]
 
 
 def noise_scales(

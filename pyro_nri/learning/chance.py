@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.streams import generator
-from pyro_nri.model.impulse import explained, most_likely_structure, refined_features, table_of_impulses, volume_of
+from pyro_nri.model.impulse import most_likely_structure, refined_features, table_of_impulses
+from pyro_nri.model.impulse_power import explained, volume_of
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes.scenes import Scenes

@@ -9,17 +9,17 @@ dynamics or numbers of types: objects made here carry ``is_density = False``, an
 One scene and receiver at a time it factorises like a one-step likelihood, so it fills the same receiver tables.
 """
 
-import math
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.dynamics.integrated_paths import refine
-from pyro_nri.dynamics.pair_forces import INTEGRATED, PairForces
+from pyro_nri.dynamics.pair_forces import PairForces
 from pyro_nri.dynamics.reference_search import doubtful_scenes, improve
 from pyro_nri.model.impulse_cache import ImpulseCache
+from pyro_nri.model.impulse_power import ImpulsePower
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.receivers import (
     AbstractLikelihood,
@@ -34,110 +34,6 @@ from pyro_nri.model.receivers import (
 from pyro_nri.model.relaxed import Relaxed, pooled, relax
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
-
-#: A path counts as possibly lost where this power of the share of its frames that are hard to follow is not small.
-LOST_EXPONENT = 16
-
-
-class ImpulsePower(nn.Module):
-    """How far the composite likelihood of a receiver is believed, so that it is as sure as it may be.
-
-    It is raised to a power ``exp(weight @ covariates)``. And where nearly all of the receiver's path is hard to follow,
-    it may have been lost, with probability ``lost * share ** LOST_EXPONENT``: then the data say nothing of its edges.
-    Nor do they where strangers, or frames in another order, would be explained as well: that has the probability
-    ``chance[0] * exp(chance[1] + chance[2] * explained)``, at most 1. Weights, ``lost`` and ``chance`` of 0, the start,
-    leave the likelihood as it is. Fitted by :func:`pyro_nri.learning.calibration.calibrate` and
-    :func:`pyro_nri.learning.chance.fit_chance`.
-
-    Messages that are cached, where tables would be too large, know the power alone.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("weight", torch.zeros(5))
-        self.register_buffer("lost", torch.zeros(()))
-        self.register_buffer("chance", torch.zeros(3))
-        self.weight: Tensor
-        self.lost: Tensor
-        self.chance: Tensor
-
-    def covariates(self, features: ImpulseFeatures) -> Tensor:
-        """One, share of frames with integrated paths, log number of frames, their product, any: ``[B, N, 5]``."""
-        counted = features.mask.to(features.target.dtype)  # [B, T - 1, N]
-        number = counted.sum(1).clamp(min=1)
-        share = torch.zeros_like(number)
-        if features.context.shape[-1] > INTEGRATED:
-            share = (features.context[..., INTEGRATED] * counted).sum(1) / number
-        length = (number / 48).log()  # against the 49 frames of NRI's protocol
-        return torch.stack([torch.ones_like(share), share, length, share * length, (share > 0).to(share)], -1)
-
-    def forward(self, features: ImpulseFeatures) -> Tensor:
-        """Power of each receiver's log-likelihood, ``[B, N]``."""
-        return power_of(self.covariates(features), self.weight.to(features.target.dtype))
-
-    def believed(self, table: Tensor, features: ImpulseFeatures) -> Tensor:
-        """Log-likelihoods of all codes as far as they are believed, ``[B, N, K ** (N - 1)]``."""
-        covariates = self.covariates(features).to(table)
-        return believed_table(
-            table,
-            covariates,
-            self.weight.to(table),
-            self.lost.to(table),
-            chance=self.chance.to(table),
-            log_volume=volume_of(features).to(table),
-        )
-
-
-def power_of(covariates: Tensor, weight: Tensor) -> Tensor:
-    """See :class:`ImpulsePower`: ``[B, N]`` from covariates ``[B, N, 5]`` and their weights ``[5]``."""
-    return (covariates @ weight).clamp(-5, 5).exp()
-
-
-def believed_table(
-    table: Tensor,
-    covariates: Tensor,
-    weight: Tensor,
-    lost: Tensor,
-    *,
-    chance: Tensor | None = None,
-    log_volume: Tensor | float = 0.0,
-) -> Tensor:
-    """See :class:`ImpulsePower`; differentiable in the weights ``[5]`` and in the probability ``lost``.
-
-    Args:
-        table: log-likelihoods of all codes, ``[B, N, R]``.
-        covariates: ``[B, N, 5]``.
-        weight: ``[5]``.
-        lost: a number from 0 to below 1.
-        chance: ``[3]``, or None where nothing is explained by chance.
-        log_volume: see :func:`explained`.
-    """
-    raised = table * power_of(covariates, weight)[..., None]
-    is_lost = (lost * covariates[..., 1] ** LOST_EXPONENT)[..., None]
-    if chance is not None and chance[0] > 0:
-        by_chance = chance[0] * (chance[1] + chance[2] * explained(table, covariates, log_volume)).clamp(max=50).exp()
-        is_lost = 1 - (1 - is_lost) * (1 - by_chance.clamp(max=1 - 1e-9)[..., None])
-    possible = is_lost > 1e-30
-    is_lost = torch.where(possible, is_lost, torch.full_like(is_lost, 0.5))  # no logarithm of 0, nor its gradient
-    mean = raised.logsumexp(-1, keepdim=True) - math.log(raised.shape[-1])
-    mixed = torch.logaddexp(raised + torch.log1p(-is_lost), mean + is_lost.log())
-    return torch.where(possible, mixed, raised)
-
-
-def volume_of(features: ImpulseFeatures) -> Tensor:
-    """What mixing adds to the log density of a receiver's path, whatever its edges, ``[B, N]``."""
-    return torch.where(features.mask, features.log_volume, 0.0).sum(1)
-
-
-def explained(table: Tensor, covariates: Tensor, log_volume: Tensor | float = 0.0) -> Tensor:
-    """How well a receiver's path is explained: composite log-likelihood a frame, all codes alike, ``[B, N]``.
-
-    Args:
-        table: log-likelihoods of all codes, ``[B, N, R]``.
-        covariates: see :meth:`ImpulsePower.covariates`, ``[B, N, 5]``.
-        log_volume: from :func:`volume_of`, ``[B, N]``.
-    """
-    return (table.logsumexp(-1) - math.log(table.shape[-1]) + log_volume) / (48 * covariates[..., 2].exp())
 
 
 def impulse_log_prob(
@@ -267,8 +163,7 @@ def impulse_table(
             size = chunk_size(per_scene, impulses.device)
             for start in range(0, len(impulses), size):
                 some = slice(start, start + size)
-                mixing = None if features.mixing is None else features.mixing[some]
-                part = ImpulseFeatures(features.target[some], features.mask[some], features.context[some], (), mixing)
+                part = features.without_paths()[some]
                 tables.append(power.believed(table_of_impulses(impulses[some], part, noise), part))
     table = grouped_table(torch.cat(tables), dynamics.num_edge_types, scenes, is_density=False)
     if weights:

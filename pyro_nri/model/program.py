@@ -14,7 +14,8 @@ from pyro_nri.dynamics.rollout import rollout
 from pyro_nri.dynamics.scaling import Scaling, fit_change_scale, fit_scaling
 from pyro_nri.model.direct import DirectLikelihood
 from pyro_nri.model.geometry import Geometry
-from pyro_nri.model.impulse import ImpulsePower, impulse_cache, impulse_table
+from pyro_nri.model.impulse import impulse_cache, impulse_table
+from pyro_nri.model.impulse_power import ImpulsePower
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.plates import sample_structures
 from pyro_nri.model.power import DensityPower
@@ -87,8 +88,8 @@ class SceneModel(PyroModule):
             raise ValueError(f"horizon must be at least 1, found {horizon}")
         if num_hidden < 0:
             raise ValueError(f"num_hidden must be 0 or more, found {num_hidden}")
-        geometry = Geometry(state_names)
-        if noise.uses_context and not geometry.applies:
+        self.geometry = Geometry(state_names)
+        if noise.uses_context and not self.geometry.applies:
             raise ValueError(
                 f"geometric noise needs positions and their velocities, such as x, vx, found state "
                 f"{', '.join(state_names)}"
@@ -100,7 +101,6 @@ class SceneModel(PyroModule):
         self.impulse_noise = impulse_noise
         self.impulse_power = None if impulse_noise is None else ImpulsePower()
         self.density_power = DensityPower() if impulse_noise is None else None
-        self.geometry = geometry
         self.prior = prior
         self.horizon = horizon
         self.num_hidden = num_hidden

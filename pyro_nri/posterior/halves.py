@@ -7,7 +7,8 @@ import torch
 
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.learning.checkpoint import Checkpoint
-from pyro_nri.model.impulse import ImpulsePower, impulse_table
+from pyro_nri.model.impulse import impulse_table
+from pyro_nri.model.impulse_power import ImpulsePower
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import ReceiverTable, num_codes
 from pyro_nri.scenes.scenes import Scenes

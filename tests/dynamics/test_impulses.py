@@ -454,5 +454,5 @@ def test_a_later_block_replaces_its_frames(make_pair_forces):
         found, before, doubled = of(changed), of(features), of(single)
         for b, t in np.ndindex(3, 5):
             assert torch.equal(found[b, t], (doubled if [b, t] in row.tolist() else before)[b, t])
-    with pytest.raises(ValueError, match="only features of a single path block can be indexed"):
+    with pytest.raises(ValueError, match="features of several path blocks cannot be indexed"):
         changed[:1]

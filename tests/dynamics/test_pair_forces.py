@@ -426,6 +426,23 @@ def test_a_wrong_reference_is_seen_in_the_context(encounter):
     assert (wrong.context[0, stiff, :2, 3] > right.context[0, stiff, :2, 3]).any()
 
 
+@pytest.mark.parametrize(("turns", "is_fast"), [(1.2, True), (0.3, False)])
+def test_who_turns_whom_about_within_a_frame(make_pair_forces, turns, is_fast):
+    """Two opposite charges on a circle: fast where they go round in less than a frame, and nobody else is."""
+    speed = 2 * math.pi * turns / 0.1  # angular
+    distance = (2 / speed**2) ** (1 / 3)
+    angle = torch.tensor(speed * 0.1) * torch.arange(8)
+    way = torch.stack([angle.cos(), angle.sin(), -speed * angle.sin(), speed * angle.cos()], -1) * distance / 2
+    path = torch.stack([way, -way, torch.tensor([3.0, 3.0, 0.0, 0.0]).expand(8, 4)], 1)
+    scenes = Scenes.from_arrays(path[None].numpy(), time_step=0.1)
+    dynamics = make_pair_forces(attract, repel, low=0.3 * distance)
+    structure = torch.tensor([[int(i + j != 1) for i, j in PAIRS[3]]])
+    cubic = dynamics.features(scenes)
+    assert cubic.fast_share is None
+    share = refine(dynamics, cubic, scenes, [structure]).fast_share
+    assert share.tolist() == [[[float(is_fast), 0.0], [float(is_fast), 0.0], [0.0, 0.0]]]
+
+
 def test_nothing_to_refine(make_pair_forces, encounter):
     dynamics, scenes, structure = encounter
     cubic = dynamics.features(scenes)

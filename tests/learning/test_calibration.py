@@ -104,7 +104,7 @@ def test_hard_and_easy_scenes_stand_for_all(charged, monkeypatch):
 
 
 def test_the_power_never_grows_with_frames_and_losses_stay_rare(charged):
-    """Whatever the free numbers are; the start is a power near 1 that falls slowly, and one lost path in 150."""
+    """Whatever the free numbers are; the start is a power near 1 that falls slowly, and one path in 6 is lost."""
     for seed in range(20):
         free = 3 * torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         weight, lost = calibration.belief(free)
@@ -114,13 +114,13 @@ def test_the_power_never_grows_with_frames_and_losses_stay_rare(charged):
     weight, lost = calibration.belief(torch.tensor(calibration.START))
     assert weight[[0, 1, 4]].tolist() == [0, 0, 0]
     assert -0.3 < float(weight[2]) < 0
-    assert float(lost) == pytest.approx(1 / 150, rel=0.02)
+    assert float(lost) == pytest.approx(1 / 6, rel=0.02)
     model, scenes = charged
     calibrate(model, scenes, scenes.edge_type, seed=0)
     weight = model.impulse_power.weight
     assert weight[2] <= 0
     assert weight[2] + weight[3] <= 0
-    assert 1e-4 < float(model.impulse_power.lost) < 0.1
+    assert 0.02 < float(model.impulse_power.lost) < 0.5
     model.impulse_power.weight.zero_()
     model.impulse_power.lost.zero_()
 

@@ -15,7 +15,7 @@ from pyro_nri.learning.chance import (
     share_of_chance,
 )
 from pyro_nri.learning.laws import fit_laws
-from pyro_nri.model.impulse import believed_table, explained
+from pyro_nri.model.impulse_power import believed_table, explained
 from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.simulate import simulate
 

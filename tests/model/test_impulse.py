@@ -11,7 +11,6 @@ from scipy import stats
 from pyro_nri.model import receivers
 from pyro_nri.model.impulse import (
     GramLikelihood,
-    believed_table,
     chosen_impulses,
     draw_precision,
     impulse_log_prob,
@@ -19,6 +18,7 @@ from pyro_nri.model.impulse import (
     refined_features,
     table_of_impulses,
 )
+from pyro_nri.model.impulse_power import believed_table
 from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.scenes import Scenes
 from pyro_nri.scenes.simulate import simulate
@@ -557,36 +557,18 @@ def test_power_of_oscillators():
     assert not covariates[..., [1, 3, 4]].any()
 
 
-def test_lost_paths_by_loops():
-    """Where nearly all frames are hard, the data say nothing with probability lost * share ** 16."""
-    random = torch.Generator().manual_seed(0)
-    table = 3 * torch.randn(4, 3, 8, generator=random, dtype=torch.float64)
-    share = torch.tensor([0.0, 0.5, 0.9, 1.0], dtype=torch.float64)
-    covariates = torch.ones(4, 3, 5, dtype=torch.float64)
-    covariates[..., 1] = share[:, None]
-    weight = torch.tensor([-0.4, 0.2, 0.0, 0.0, 0.0], dtype=torch.float64)
-    found = believed_table(table, covariates, weight, torch.tensor(0.3, dtype=torch.float64))
-    for b, j in np.ndindex(4, 3):
-        lost = 0.3 * float(share[b]) ** 16
-        likelihood = [math.exp(float(each) * math.exp(-0.4 + 0.2 * float(share[b]))) for each in table[b, j]]
-        expected = [math.log((1 - lost) * each + lost * sum(likelihood) / 8) for each in likelihood]
-        torch.testing.assert_close(found[b, j], torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-10)
-    free = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
-    believed_table(1000 * table, covariates, weight, free.sigmoid()).log_softmax(-1).sum().backward()
-    assert free.grad.isfinite()
-
-
 def test_a_model_may_lose_paths():
     """Receiver tables believe what the model says; cached messages know the power alone."""
-    scenes = charges(2, num_frames=20, seed=2)
+    scenes = charges(60, num_frames=20, seed=1)[40:43]  # in one of them two charges orbit each other
     model = make_model(scenes, noise="student_t", planted=True)
     plain = model.likelihood(scenes, cache="table").table
-    messages = model.likelihood(scenes, cache="messages").receiver_terms(torch.zeros(1, 2, 6, dtype=torch.long))
+    messages = model.likelihood(scenes, cache="messages").receiver_terms(torch.zeros(1, 3, 6, dtype=torch.long))
     model.impulse_power.lost.fill_(0.2)
-    share = model.impulse_power.covariates(features_of(model, scenes))[..., 1]
-    covariates = torch.zeros(*share.shape, 5, dtype=torch.float64)
-    covariates[..., 1] = share
-    expected = believed_table(plain, covariates, torch.zeros(5, dtype=torch.float64), model.impulse_power.lost.double())
+    fast = features_of(model, scenes).fast_share
+    assert fast.max() > 0.5
+    none = torch.zeros(3, 3, 5, dtype=torch.float64)
+    expected = believed_table(plain, none, none[0, 0], model.impulse_power.lost.double(), fast=fast)
+    assert not torch.equal(expected, plain)
     torch.testing.assert_close(model.likelihood(scenes, cache="table").table, expected, rtol=1e-6, atol=1e-6)
-    again = model.likelihood(scenes, cache="messages").receiver_terms(torch.zeros(1, 2, 6, dtype=torch.long))
+    again = model.likelihood(scenes, cache="messages").receiver_terms(torch.zeros(1, 3, 6, dtype=torch.long))
     assert torch.equal(again, messages)
