@@ -10,6 +10,8 @@ from pyro_nri.dynamics.pair_forces import INTEGRATED
 
 #: A path counts as possibly lost where this power of the share of its frames that are fast is not small.
 LOST_EXPONENT = 16
+#: Paths that are lost with a smaller probability are not.
+RARE = 1e-12
 #: Edges that are fast in this share of the frames are known even where the path is lost.
 BOUND = 0.5
 
@@ -93,7 +95,9 @@ def believed_table(
     believed = table * power_of(covariates, weight)[..., None]
     if fast is not None:
         is_lost = lost * fast.amax(-1, keepdim=True).to(table) ** LOST_EXPONENT
-        believed = _mixed(believed, log_mean_of_codes(believed, fast <= BOUND), is_lost)
+        some = is_lost.detach().squeeze(-1) > RARE
+        mean = log_mean_of_codes(believed[some], fast[some] <= BOUND)
+        believed = believed.index_put((some,), _mixed(believed[some], mean, is_lost[some]))
     if chance is not None and chance[0] > 0:
         by_chance = chance[0] * (chance[1] + chance[2] * explained(table, covariates, log_volume)).clamp(max=50).exp()
         mean = believed.logsumexp(-1, keepdim=True) - math.log(table.shape[-1])
