@@ -1,5 +1,6 @@
 """Paths integrated under a structure, for the frames in which forces change too fast for a cubic path."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -16,8 +17,8 @@ from pyro_nri.scenes.scenes import Scenes
 PATH_STEPS = 40
 #: Frames are integrated where ``dt² |df/dr| / 12`` exceeds this: there a cubic path is far from the motion.
 STIFF = 0.1
-#: A circular orbit under this much turns once within a frame: ``(2 π)² / 12``.
-FAST = 3.29
+#: Two entities that attract each other so go round once within a frame, on a circle under ``1 / r²``.
+FAST = (2 * math.pi) ** 2 / 12
 #: A gap between the motions from both ends counts from this share of the typical way of a frame on, and from so many
 #: times the lower quartile of what positions and velocities disagree by.
 GAP, NOISE = 1e-3, 5.0

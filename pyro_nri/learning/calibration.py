@@ -33,14 +33,16 @@ from pyro_nri.scenes.scenes import Scenes
 WINDOWS = (5, 10, 20)
 #: Training scenes that are simulated anew, the laws that they then follow, and the starts that each gives to a law.
 MAX_SCENES, NUM_LAWS, NUM_STARTS = 100, 3, 2
+#: A path may be lost where a sender is fast in more than this share of the frames.
+OFTEN = 0.9
 #: Of the simulated scenes, how many with a path that may be lost, how many with one that is hard to follow, and how
 #: many altogether are inferred.
 MAX_FAST, MAX_HARD, MAX_INFERRED = 40, 50, 120
 #: Weight of the agreement of halves.
 HALVES = 4.0
 #: Where the search for the free numbers of :func:`belief` starts, what they are drawn to, and how much. Paths that may
-#: be lost are so few that training scenes say little of how many are; among those of charges it is one in six. The
-#: power falls a little with the number of frames, whose errors are never quite independent.
+#: be lost are so few that training scenes say little of how many are: the probability is drawn to one in six. The power
+#: falls a little with the number of frames, whose errors are never quite independent.
 START = (0.0, 0.0, -1.5, -1.5, 0.0, -1.6)
 DRAWN = (1e-5, 1e-5, 1e-5, 1e-5, 1e-5, 3e-3)
 #: Receivers with more codes than this are left as they are.
@@ -203,7 +205,7 @@ def some_of_each(dynamics: PairForces, scenes: Scenes) -> tuple[Scenes, Tensor]:
         for part in torch.arange(scenes.num_scenes).split(size):
             some = scenes[part]
             change = force_changes(dynamics, dynamics.features(some, whiten=False), some).amax(-1)  # [B, T - 1, N]
-            hard, fast = (change > STIFF).flatten(1).any(-1), (change > FAST).double().mean(1).amax(-1) > 0.9
+            hard, fast = (change > STIFF).flatten(1).any(-1), (change > FAST).double().mean(1).amax(-1) > OFTEN
             kind[part] = hard.long() + (hard & fast)
     chosen: list[Tensor] = []
     importance = torch.ones(scenes.num_scenes, dtype=torch.float64)

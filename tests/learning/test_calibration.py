@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_nri.dynamics import integrated_paths
 from pyro_nri.dynamics.integrated_paths import STIFF, force_changes
 from pyro_nri.learning import calibration
 from pyro_nri.learning.calibration import calibrate, noise_scales, residual_scales, simulate_again, some_of_each
@@ -103,8 +104,42 @@ def test_hard_and_easy_scenes_stand_for_all(charged, monkeypatch):
     assert importance[~kept].sum() == pytest.approx(float((~hard).sum()))
 
 
-def test_the_power_never_grows_with_frames_and_losses_stay_rare(charged):
-    """Whatever the free numbers are; the start is a power near 1 that falls slowly, and one path in 6 is lost."""
+def test_each_kind_of_scene_stands_for_all_of_its_kind(charged, monkeypatch):
+    """With a bound so low that several scenes have a path that may be lost."""
+    model, scenes = charged
+    every = simulate_again(model, scenes, scenes.edge_type, residual_scales(model, scenes, scenes.edge_type), seed=0)
+
+    def kinds(some):
+        change = force_changes(model.dynamics, model.dynamics.features(some), some)
+        fast = (change > 0.01).any(-1).double().mean(1).amax(-1) > calibration.OFTEN
+        return torch.where((change > STIFF).flatten(1).any(-1), 1 + fast, 0)
+
+    for name, value in {"FAST": 0.01, "MAX_FAST": 3, "MAX_HARD": 4, "MAX_INFERRED": 12}.items():
+        monkeypatch.setattr(calibration, name, value)
+    number = kinds(every).bincount(minlength=3)
+    assert (number > torch.tensor([5, 4, 3])).all()
+    some, importance = some_of_each(model.dynamics, every)
+    assert kinds(some).bincount().tolist() == [5, 4, 3]
+    for kind in range(3):
+        assert float(importance[kinds(some) == kind].sum()) == pytest.approx(float(number[kind]))
+
+
+def test_losses_that_are_not_found_become_less_probable(charged, monkeypatch):
+    """Where no path is fast the probability stays; where fast paths are not lost it falls."""
+    model, scenes = charged
+    calibrate(model, scenes, scenes.edge_type, seed=0)
+    start = float(torch.tensor(calibration.START[-1]).sigmoid())
+    assert float(model.impulse_power.lost) == pytest.approx(start, rel=1e-3)
+    for module in (calibration, integrated_paths):
+        monkeypatch.setattr(module, "FAST", 0.003)
+    calibrate(model, scenes, scenes.edge_type, seed=0)
+    assert float(model.impulse_power.lost) < 0.9 * start
+    model.impulse_power.weight.zero_()
+    model.impulse_power.lost.zero_()
+
+
+def test_the_power_never_grows_with_frames_and_losses_are_drawn_to_one_in_six(charged):
+    """Whatever the free numbers are; the start is a power near 1 that falls slowly."""
     for seed in range(20):
         free = 3 * torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         weight, lost = calibration.belief(free)
