@@ -1,7 +1,7 @@
 """Studies: the same question put to many settings, whose answers are one table that can be stopped and resumed."""
 
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,11 +47,25 @@ def run_cells(
         [9, 4]
     """
     path = Path(path)
-    rows: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []  # type: ignore[assignment]
-    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in rows)]
+    kept: list[Cell] = read_frame(path).to_dict("records") if path.exists() else []  # type: ignore[assignment]
+    missing = [cell for cell in wanted if not any(cell.items() <= row.items() for row in kept)]
+    rows, done = kept, dict[int, list[Cell]]()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) if jobs > 1 else nullcontext() as pool:
-        found = (pool.map if pool else map)(work, missing)
-        for some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit=unit):
-            rows += some
+        found = _as_finished(pool, work, missing) if pool else enumerate(map(work, missing))
+        for place, some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit=unit):
+            done[place] = some
+            rows = kept + [row for place in sorted(done) for row in done[place]]
             write_frame(pd.DataFrame(rows), path)
     return pd.DataFrame([row for cell in wanted for row in rows if cell.items() <= row.items()])
+
+
+def _as_finished(
+    pool: Executor, work: Callable[[Cell], list[Cell]], cells: list[Cell]
+) -> Iterator[tuple[int, list[Cell]]]:
+    """Places of the cells and their rows, the first to finish first: a slow cell keeps no other waiting."""
+    places = {pool.submit(work, cell): place for place, cell in enumerate(cells)}
+    try:
+        for future in as_completed(places):
+            yield places[future], future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # what has not begun, if one broke down

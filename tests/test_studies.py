@@ -4,6 +4,7 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pandas as pd
 import pytest
@@ -50,6 +51,39 @@ def test_an_interrupted_study_keeps_what_was_finished(tmp_path):
     assert len(read_frame(path)) == 2 * 3
     found = run_cells(path, WANTED[:3], refuse)  # the same to the last digit
     assert found.to_dict("records") == [row for cell in WANTED[:3] for row in work(cell)]
+
+
+def test_a_slow_cell_keeps_no_other_waiting(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    path, others_written = tmp_path / "table.csv", Event()
+
+    def work(cell):
+        assert cell != WANTED[0] or others_written.wait(60)  # the first is the last to finish
+        return [{**cell, "value": 1.0}]
+
+    def write(table, path):
+        write_frame(table, path)
+        if len(table) == len(WANTED) - 1:
+            assert table[["kind", "seed"]].to_dict("records") == WANTED[1:]
+            others_written.set()
+
+    monkeypatch.setattr(studies, "write_frame", write)
+    found = run_cells(path, WANTED, work, jobs=2)
+    assert others_written.is_set()
+    assert found[["kind", "seed"]].to_dict("records") == read_frame(path)[["kind", "seed"]].to_dict("records") == WANTED
+
+
+def test_after_a_failure_no_other_cell_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(1))
+    tried = []
+
+    def work(cell):
+        tried.append(cell)
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError):
+        run_cells(tmp_path / "table.csv", WANTED * 20, work, jobs=2)
+    assert len(tried) < len(WANTED) * 20
 
 
 def test_rows_of_other_cells_stay(tmp_path):
