@@ -1,4 +1,4 @@
-"""Structures along whose motion paths within hard frames are integrated, looked for scene by scene.
+"""Structures along whose motion paths within hard frames are integrated, looked for in each scene by itself.
 
 A path through a close encounter is right only if it was integrated under the right types of all edges that matter.
 The right structure brings the motion from one end of a frame to the other, in every frame; so where a structure leaves
@@ -69,54 +69,65 @@ def improve(dynamics: PairForces, features: ImpulseFeatures, scenes: Scenes, sta
     Returns:
         Long ``[B, E]``.
     """
-    frames, found = _hard(dynamics, features, scenes), starts[-1].clone()
-    for b in frames.scene.unique().tolist():
-        own = frames.some(frames.scene == b)
-        found[b] = _Search(dynamics, own, scenes.time_step).run(torch.stack([start[b] for start in starts]))
-    return found
+    frames = _hard(dynamics, features, scenes)
+    return _Search(dynamics, frames, scenes.time_step).run(torch.stack(starts))
 
 
 class _Search:
-    """Descent of the misfit of one scene."""
+    """Descent of the misfit of each scene; the candidates of all scenes are integrated together."""
 
     def __init__(self, dynamics: PairForces, frames: _Frames, duration: float) -> None:
         self.dynamics, self.frames, self.duration = dynamics, frames, duration
+        self.rows = {int(b): (frames.scene == b).nonzero().squeeze(-1) for b in frames.scene.unique()}
 
     def run(self, starts: Tensor) -> Tensor:
-        misfit = self.misfit(self.frames, starts)  # [M, R, N]
-        best = int(misfit.sum((-1, -2)).argmin())
-        structure, now = starts[best], misfit[best]
+        """From starts ``[M, B, E]`` to structures ``[B, E]``."""
+        structure = starts[-1].clone()
+        first = self.misfits(self.rows, {b: starts[:, b] for b in self.rows})
+        now = {}
+        for b, misfit in first.items():
+            best = int(misfit.sum((-1, -2)).argmin())
+            structure[b], now[b] = starts[best, b], misfit[best]
         for _ in range(MAX_CHANGES):
-            if float(now.sum()) <= MISFIT:
-                break
-            index = now.sum(-1).topk(min(MAX_FRAMES, len(now))).indices
-            worst, moved = self.frames.some(index), now[index].amax(0) > GAP_MISFIT  # [N]
-            tried = self.sorted(worst, self.neighbours(structure, moved))
+            now = {b: misfit for b, misfit in now.items() if float(misfit.sum()) > MISFIT}
+            worst = {b: misfit.sum(-1).topk(min(MAX_FRAMES, len(misfit))).indices for b, misfit in now.items()}
+            moved = {b: misfit[worst[b]].amax(0) > GAP_MISFIT for b, misfit in now.items()}  # [N]
+            rows = {b: self.rows[b][index] for b, index in worst.items()}
+            tried = self.ordered(rows, {b: self.neighbours(structure[b], moved[b]) for b in now})
             better = self.better(tried, now)
-            if better is None and float(now.sum()) > STUCK and len(tried):
-                wider = torch.cat([self.neighbours(each, moved) for each in tried[:BEAM]])
-                better = self.better(self.sorted(worst, wider), now)
-            if better is None:
-                break
-            structure, now = better
+            stuck = [b for b in tried if b not in better and float(now[b].sum()) > STUCK]
+            wider = {b: torch.cat([self.neighbours(each, moved[b]) for each in tried[b][:BEAM]]) for b in stuck}
+            better |= self.better(self.ordered(rows, wider), now)
+            for b, (changed, _) in better.items():
+                structure[b] = changed
+            now = {b: misfit for b, (_, misfit) in better.items()}  # the others end here
         return structure
 
-    def sorted(self, frames: _Frames, structures: Tensor) -> Tensor:
-        """Structures ``[M, E]``, the best first."""
-        return structures[self.misfit(frames, structures).sum((-1, -2)).argsort()] if len(structures) else structures
+    def ordered(self, rows: dict[int, Tensor], structures: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Structures ``[M, E]`` of each scene, the best on some of its frames first; not scenes without any."""
+        misfits = self.misfits(rows, {b: some for b, some in structures.items() if len(some)})
+        return {b: structures[b][misfit.sum((-1, -2)).argsort()] for b, misfit in misfits.items()}
 
-    def better(self, ordered: Tensor, now: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The first of structures ``[M, E]`` and its misfit ``[R, N]``, if that is less on all frames together."""
-        if not len(ordered):
-            return None
-        (misfit,) = self.misfit(self.frames, ordered[:1])
-        return (ordered[0], misfit) if float(misfit.sum()) < float(now.sum()) else None
+    def better(self, ordered: dict[int, Tensor], now: dict[int, Tensor]) -> dict[int, tuple[Tensor, Tensor]]:
+        """The first of each scene's structures and its misfit ``[R, N]``, where that is less on all its frames."""
+        misfits = self.misfits(self.rows, {b: some[:1] for b, some in ordered.items()})
+        return {
+            b: (ordered[b][0], misfit[0]) for b, misfit in misfits.items() if float(misfit.sum()) < float(now[b].sum())
+        }
 
-    def misfit(self, frames: _Frames, structures: Tensor) -> Tensor:
-        """Of each of M structures ``[M, E]``: ``[M, R, N]``."""
-        size = max(1, CHUNK // len(frames.scene))
-        rows = structures[:, None].expand(-1, len(frames.scene), -1)
-        return torch.cat([_misfit(self.dynamics, frames, some, self.duration) for some in rows.split(size)])
+    def misfits(self, rows: dict[int, Tensor], structures: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Of structures ``[M, E]`` of each scene on some of its frames ``[R]``: ``[M, R, N]`` each."""
+        if not structures:
+            return {}
+        row = torch.cat([rows[b].repeat(len(some)) for b, some in structures.items()])
+        types = torch.cat([some.repeat_interleave(len(rows[b]), 0) for b, some in structures.items()])
+        every = [
+            _misfit(self.dynamics, self.frames.some(some), kinds[None], self.duration)[0]
+            for some, kinds in zip(row.split(CHUNK), types.split(CHUNK), strict=True)
+        ]
+        sizes = [len(some) * len(rows[b]) for b, some in structures.items()]
+        parts = zip(structures, torch.cat(every).split(sizes), strict=True)
+        return {b: part.unflatten(0, (-1, len(rows[b]))) for b, part in parts}
 
     def neighbours(self, structure: Tensor, moved: Tensor) -> Tensor:
         """Structures with other types for a pair, edge or entity, where the motion of an entity is off, ``[M, E]``."""
