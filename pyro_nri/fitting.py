@@ -9,7 +9,7 @@ import torch
 from pyro_nri.learning.agreement import fit_power
 from pyro_nri.learning.bouncegrad import BounceGrad
 from pyro_nri.learning.calibration import calibrate
-from pyro_nri.learning.chance import fit_chance
+from pyro_nri.learning.chance import fit_chance, shrink_type_weights
 from pyro_nri.learning.checkpoint import Checkpoint, new_checkpoint
 from pyro_nri.learning.distill import distill
 from pyro_nri.learning.law_bootstrap import bootstrap_laws
@@ -143,6 +143,8 @@ def fit(
             checkpoint.law_draws, checkpoint.law_support = drawn
         calibrate(model, law_fit.scenes, law_fit.structure, laws=checkpoint.law_draws, seed=seed)
         checkpoint.training["chance"] = fit_chance(model, law_fit.scenes, seed=seed)
+        if given is None:
+            shrink_type_weights(model.prior, max(checkpoint.training["chance"].values(), default=0.0))
         checkpoint.training["median_residual"] = law_fit.median_residual
         checkpoint.training["clock_lag"] = float(model.impulse_parts[0].clock_lag)
         checkpoint.training["force_limit"] = float(model.impulse_parts[0].force_limit)

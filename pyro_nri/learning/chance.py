@@ -18,6 +18,7 @@ from torch import Tensor
 from pyro_nri.inference.streams import generator
 from pyro_nri.model.impulse import most_likely_structure, refined_features, table_of_impulses
 from pyro_nri.model.impulse_power import explained, volume_of
+from pyro_nri.model.priors import AbstractPrior
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.scenes.scenes import Scenes
@@ -70,6 +71,19 @@ def fit_chance(model: SceneModel, scenes: Scenes, *, seed: int) -> dict[str, flo
     if curves:
         power.chance.copy_(max(curves.values(), key=lambda curve: float(curve[0])))
     return {name: float(curve[0]) for name, curve in curves.items()}
+
+
+def shrink_type_weights(prior: AbstractPrior, share: float) -> None:
+    """Draw learned type weights towards equal ones, in place: edges that mean nothing do not tell how frequent types are.
+
+    Args:
+        prior: of structures.
+        share: of the receivers whose edges may mean nothing, 0 to 1.
+    """
+    if prior.learn_weights:
+        with torch.no_grad():
+            weights = prior.type_logits.softmax(-1)
+            prior.type_logits.copy_(((1 - share) * weights + share / len(weights)).log())
 
 
 def among_strangers(scenes: Scenes, shift: int) -> Scenes:

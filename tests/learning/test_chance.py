@@ -13,9 +13,11 @@ from pyro_nri.learning.chance import (
     fit_chance,
     in_another_order,
     share_of_chance,
+    shrink_type_weights,
 )
 from pyro_nri.learning.laws import fit_laws
 from pyro_nri.model.impulse_power import believed_table, explained
+from pyro_nri.model.priors import IndependentPrior
 from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes.simulate import simulate
 
@@ -128,6 +130,18 @@ def test_chance_mixes_a_receiver_with_ignorance():
     torch.testing.assert_close(found, (1 - probability) * table.softmax(-1) + probability / 8)
     none = believed_table(table, covariates, zero, zero[0], chance=zero[:3])
     assert torch.equal(none, believed_table(table, covariates, zero, zero[0]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_edges_that_mean_nothing_do_not_tell_how_frequent_types_are(share):
+    learned, fixed = IndependentPrior(3), IndependentPrior(3, learn_weights=False)
+    weights = torch.tensor([0.7, 0.2, 0.1])
+    for prior in (learned, fixed):
+        prior.type_logits.data.copy_(weights.log() + 2)  # whatever the sum of the logits
+        shrink_type_weights(prior, share)
+    expected = (1 - share) * weights + share / 3
+    assert torch.allclose(learned.type_logits.softmax(-1), expected, atol=1e-6)
+    assert torch.allclose(fixed.type_logits, weights.log() + 2)
 
 
 # --- of a model ------------------------------------------------------------------------------------------------------
