@@ -7,8 +7,8 @@ with the model of ``data/models``; springs with a model trained anew on 100 scen
 minute, seed 0). Independent prior. An evaluation scores the incoming edges of one receiver over all frames; a balanced
 move asks for every change of a receiver's edges, there and back, and pays for all of them, a particle filter for every
 particle; an exact block looks up a table that was paid for before (``table_evaluations``). "rollouts" has message
-passing with a horizon of 10 frames, where an evaluation is a rollout of the whole scene; the one-step posterior has
-accepted a delayed move before.
+passing with a horizon of 10 frames, where an evaluation is a rollout of the whole scene; a table of receivers rolled
+out alone, each entry as costly as a rollout of the scene, has accepted a delayed move before.
 
 Effective sample sizes are those of indicators of edges whose probability, by the last kernel, lies between 0.05 and
 0.95; the figure is their median (empty where no edge is in doubt). ``disagreeing`` is the share of edges on which
@@ -148,7 +148,8 @@ def run(
             row = {"problem": name, **problem._asdict(), "num_steps": num_steps, "scenes": num_scenes}
             row |= {"chains": num_chains, "seed": seed, "kernel": kernel}
             row |= {"evaluations_per_step": count / (num_steps * num_chains * num_scenes)}
-            row |= {"table_evaluations": problem.num_entities * 2 ** (problem.num_entities - 1) if looked_up else 0}
+            has_table = looked_up or size["surrogate"] is not None
+            row |= {"table_evaluations": problem.num_entities * 2 ** (problem.num_entities - 1) if has_table else 0}
             row |= {"acceptance": found.accepted.sum() / max(1, found.proposed.sum()), "seconds": seconds}
             rows.append(row | {"preparation_seconds": table_seconds if looked_up else 0.0})
     pooled = draws[-1].mean((0, 1))

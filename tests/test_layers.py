@@ -61,6 +61,7 @@ ORDER: dict[str, Sequence[str]] = {
             "plates",
             "power",
             "program",
+            "surrogate",
             "hidden",
             "hidden_motion",
             "spec",

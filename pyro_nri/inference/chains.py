@@ -20,6 +20,7 @@ from pyro_nri.inference.tempering import Ladder, is_round
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import AbstractLikelihood, ReceiverTable
 from pyro_nri.model.structures import ChargesDistribution, StructureDistribution
+from pyro_nri.model.surrogate import surrogate_likelihood
 from pyro_nri.scenes.scenes import Scenes
 
 #: Shorter warm-ups say too little of the edges.
@@ -299,7 +300,7 @@ def surrogate_of(
     if likelihood.is_cached or proposal not in ("auto", "delayed"):
         return None
     with torch.no_grad():
-        return model.one_step_likelihood(scenes)
+        return surrogate_likelihood(model, scenes, likelihood)
 
 
 def start_structures(target: StructureTarget, stream: Stream) -> Tensor:

@@ -1,9 +1,10 @@
 """Moves that a cheap posterior has already accepted, so that an expensive likelihood is asked less often.
 
 Rollouts over several frames do not factorise over receivers: each evaluation runs the dynamics. The posterior of the
-same structures from one-step predictions is looked up in tables, and it is close. So moves are first made on the cheap
-posterior (delayed acceptance: Christen & Fox 2005, "Markov chain Monte Carlo using an approximation"; several moves in
-a row are Liu's surrogate transition), and what remains to be decided is the ratio of the two posteriors.
+same structures with each receiver rolled out alone among the recorded others is looked up in tables, and it is close
+(:mod:`pyro_nri.model.surrogate`). So moves are first made on the cheap posterior (delayed acceptance: Christen & Fox
+2005, "Markov chain Monte Carlo using an approximation"; several moves in a row are Liu's surrogate transition), and
+what remains to be decided is the ratio of the two posteriors.
 """
 
 from torch import Tensor

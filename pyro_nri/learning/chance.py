@@ -74,7 +74,7 @@ def fit_chance(model: SceneModel, scenes: Scenes, *, seed: int) -> dict[str, flo
 
 
 def shrink_type_weights(prior: AbstractPrior, share: float) -> None:
-    """Draw learned type weights towards equal ones, in place: edges that mean nothing do not tell how frequent types are.
+    """Draw learned type weights towards equal ones, in place: edges that mean nothing tell no shares of types.
 
     Args:
         prior: of structures.

@@ -104,8 +104,8 @@ class _Trial:
         return math.exp(float(best))
 
     def is_clear(self, gain: Tensor) -> bool:
-        """Whether a gain in nats for each frame ``[1, R]`` is large, and clear over scenes."""
+        """Whether a gain in nats for each frame ``[1, R]`` is large and, of several scenes, clear over them."""
         place, gain = self.row[:, 0], gain[0].double()
         by_scene = gain.new_zeros(self.scenes.num_scenes).index_add(0, place, gain)[place.unique()]
-        error = float(by_scene.std()) * math.sqrt(len(by_scene))  # of the sum
+        error = float(by_scene.std()) * math.sqrt(len(by_scene)) if len(by_scene) > 1 else 0.0  # of the sum
         return float(gain.sum()) > max(GAIN, CLEAR * error)

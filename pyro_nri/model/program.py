@@ -357,16 +357,6 @@ class SceneModel(PyroModule):
         make = receiver_table if cache == "table" else message_cache
         return make(self.dynamics, self.noise, prepared, context, power)
 
-    def one_step_likelihood(self, scenes: Scenes) -> AbstractLikelihood:
-        """A cached surrogate where the likelihood does not factorise: impulses, else horizon 1, the same noise."""
-        if self.impulse_noise is None:
-            one_step = copy.copy(self)
-            one_step.horizon = 1
-            return one_step.likelihood(scenes)
-        fits = num_codes(self.num_edge_types, scenes.num_entities) <= MAX_TABLE_CODES
-        precise = self.prepare(scenes).to(torch.float64, self.score_scale.device)
-        return (impulse_table if fits else impulse_cache)(*self.impulse_parts, precise)
-
     def predict(self, scenes: Scenes, structure: Tensor, *, start: int, num_steps: int) -> Tensor:
         """Mean path from an observed frame on: a rollout without noise.
 
