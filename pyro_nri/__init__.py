@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_nri.fitting import fit
+    from pyro_nri.inference.hidden_find import find_hidden
     from pyro_nri.inference.hidden_run import infer_hidden
     from pyro_nri.inference.kernel import StructureKernel
     from pyro_nri.inference.noisy_run import infer_noisy
@@ -85,6 +86,7 @@ _HOME = {
     "edge_counts_frame": "posterior.graph_statistics",
     "edge_differences": "posterior.compare",
     "edges_frame": "posterior.frames",
+    "find_hidden": "inference.hidden_find",
     "fit": "fitting",
     "fit_method": "rivals",
     "from_dataframe": "scenes.readers",
@@ -161,6 +163,7 @@ __all__ = [
     "edge_counts_frame",
     "edge_differences",
     "edges_frame",
+    "find_hidden",
     "fit",
     "fit_method",
     "from_dataframe",

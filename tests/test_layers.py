@@ -113,6 +113,7 @@ ORDER: dict[str, Sequence[str]] = {
             "kernel",
             "run",
             "hidden_run",
+            "hidden_find",
             "noisy_search",
             "noise_scale",
             "noisy_run",

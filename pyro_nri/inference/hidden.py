@@ -17,7 +17,7 @@ from torch import Tensor
 from pyro_nri.inference.gauss_newton import Mode
 from pyro_nri.inference.hidden_edges import AbstractRest, structure_from
 from pyro_nri.inference.hidden_scan import feels_everything, scan
-from pyro_nri.inference.hidden_search import guess, refine
+from pyro_nri.inference.hidden_search import NUM_GUESSES, guess, refine
 from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate, mixture_of
 from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden import HiddenLikelihood
@@ -102,18 +102,29 @@ class HiddenTarget:
         return Candidates(state, into_hidden, self.log_density(state, into_hidden), mode.precision)
 
 
-def search(coarse: HiddenTarget, fine: HiddenTarget, stream: Stream) -> Candidates:
+def search(
+    coarse: HiddenTarget,
+    fine: HiddenTarget,
+    stream: Stream,
+    *,
+    num_guesses: int = NUM_GUESSES,
+    num_starts: int = NUM_PRIOR_STARTS,
+) -> Candidates:
     """The modes of hidden entities in each scene, and those of edges into them changed one by one, best first.
 
     Args:
         coarse: target with few steps in a frame, to search on.
         fine: target whose modes are wanted.
         stream: of one chain; for starts from the prior.
+        num_guesses: guesses that are followed up in each scene.
+        num_starts: starts from prior draws beside them.
     """
     likelihood = coarse.likelihood
-    starts = _prior_starts(coarse, stream, NUM_PRIOR_STARTS)
-    guesses = scan(likelihood, stream) if feels_everything(likelihood) else guess(likelihood)
-    state, into = torch.cat([guesses[0], starts[0]]), torch.cat([guesses[1], starts[1]])
+    starts = [_prior_starts(coarse, stream, num_starts)] if num_starts else []
+    if num_guesses:
+        looked = feels_everything(likelihood)
+        starts.insert(0, scan(likelihood, stream, num_guesses) if looked else guess(likelihood, num_guesses))
+    state, into = (torch.cat(parts) for parts in zip(*starts, strict=True))
     into = coarse.rest.project(into)
     # First frames first: over a long window a path that starts a little wrong ends far off, and nothing points back.
     for share in WINDOWS:

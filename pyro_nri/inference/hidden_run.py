@@ -85,7 +85,7 @@ def infer_hidden(
             is of another run.
     """
     model, scenes = model.on("cpu"), scenes.to(device="cpu")
-    numbers = _checked(model, scenes, num_hidden, structure)
+    numbers = checked_numbers(model, scenes, num_hidden, structure)
     check_counts(num_chains, num_draws, num_warmup)
     if resume is not None:
         _check_resumed(resume, scenes, numbers, num_chains, num_draws, seed)
@@ -111,8 +111,10 @@ def _check_resumed(
     check_resumed(draws, scenes, {"num_hidden": (draws.hidden.numbers, numbers)}, num_chains, num_draws, seed)
 
 
-def _checked(model: SceneModel, scenes: Scenes, num_hidden: int | str, structure: Tensor | None) -> tuple[int, ...]:
-    """The numbers to try."""
+def checked_numbers(
+    model: SceneModel, scenes: Scenes, num_hidden: int | str, structure: Tensor | None
+) -> tuple[int, ...]:
+    """The numbers of hidden entities to try; refuses what cannot be asked of the model or the scenes."""
     if num_hidden != "auto" and num_hidden not in NUMBERS:
         raise ValueError(f"num_hidden must be 0, 1, 2 or 'auto', found {num_hidden!r}")
     if model.impulse_noise is None:
@@ -165,7 +167,7 @@ def _run(
 ) -> _Run:
     if number == 0 and structure is None:
         return _run_without(model, scenes, stream, num_draws)
-    fine = _target(model, scenes, number, structure)
+    fine = hidden_target(model, scenes, number, structure)
     coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
     stream = stream.child(f"{number} hidden")
     found = search(coarse, fine, stream.one())
@@ -184,7 +186,8 @@ def _run(
     )
 
 
-def _target(model: SceneModel, scenes: Scenes, number: int, structure: Tensor | None) -> HiddenTarget:
+def hidden_target(model: SceneModel, scenes: Scenes, number: int, structure: Tensor | None) -> HiddenTarget:
+    """The posterior of so many hidden entities beside recorded ones, of all edges or under a known structure."""
     present = with_hidden(scenes, number).entity_mask
     prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
     return HiddenTarget(HiddenLikelihood(model, scenes, number), make_rest(prior, scenes.num_entities, structure))
@@ -242,7 +245,7 @@ def _follow(
         drawn = sample_chaotic(
             model,
             part,
-            _target(model, part, number, known),
+            hidden_target(model, part, number, known),
             Candidates(*(each[:, some] for each in run.found)),
             known,
             replace(stream.child(f"{number} hidden"), keys=stream.keys[some]),

@@ -35,12 +35,13 @@ def feels_everything(likelihood: HiddenLikelihood) -> bool:
     return likelihood.num_edge_types == 2 and bool((strongest > LEAST_FORCE * strongest.max()).all())
 
 
-def scan(likelihood: HiddenLikelihood, stream: Stream) -> tuple[Tensor, Tensor]:
+def scan(likelihood: HiddenLikelihood, stream: Stream, num_guesses: int = NUM_GUESSES) -> tuple[Tensor, Tensor]:
     """Guess at the hidden entities from prior draws.
 
     Args:
         likelihood: of B scenes, with types by which :func:`feels_everything`.
         stream: of one chain.
+        num_guesses: M.
 
     Returns:
         States at frame 0, ``[M, B, N_hidden, D]``, scaled units, and types of the edges into the hidden entities, long
@@ -57,7 +58,7 @@ def scan(likelihood: HiddenLikelihood, stream: Stream) -> tuple[Tensor, Tensor]:
         window = likelihood.first_frames(min(number, likelihood.target.shape[1]))
         state, into, score = _climb(window.blunted(BLUNT[1]), state, into, structures, num_rounds=1)
         state, into, score = _climb(window, state, into, structures)
-    state, into, _ = _best((state, into, score), NUM_GUESSES)
+    state, into, _ = _best((state, into, score), num_guesses)
     return state, into
 
 
