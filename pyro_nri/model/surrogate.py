@@ -83,7 +83,8 @@ def alone_table(
     structure = types.new_zeros(num_entities, len(types), edges.num_edges(num_entities))
     for receiver, incoming in enumerate(edges.incoming_edges(num_entities)):
         structure[receiver, :, incoming.to(types.device)] = types
-    size = chunk_size(scenes.num_frames // horizon * structure.numel() * 64, types.device)
+    num_blocks = -(-(scenes.num_frames - 1) // horizon)
+    size = chunk_size(num_blocks * structure.numel() * 64, types.device)
     tables = []
     with torch.no_grad():
         for part in torch.arange(scenes.num_scenes).split(size):
