@@ -55,6 +55,7 @@ ORDER: dict[str, Sequence[str]] = {
     "model": [
         *["labelings", "structures", "priors", "geometry", "noise", "trajectory", "relaxed", "receivers", "direct"],
         *[
+            "propagation",
             "impulse_cache",
             "impulse_power",
             "impulse",
@@ -86,6 +87,7 @@ ORDER: dict[str, Sequence[str]] = {
             "balanced",
             "rounds",
             "particle_gibbs",
+            "propagated",
             "joint",
             "delayed",
         ],

@@ -15,6 +15,7 @@ from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
 from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
 from pyro_nri.inference.particle_gibbs import ParticleGibbs
+from pyro_nri.inference.propagated import PropagatedBlocks
 from pyro_nri.inference.rounds import EdgeRound
 from pyro_nri.inference.streams import Stream, categorical
 from pyro_nri.inference.target import StructureTarget
@@ -32,6 +33,8 @@ PROPOSALS = ("auto", "uniform", "neural", "exact", "balanced", "rounds", "delaye
 #: Weight of joint moves of all pairs beside exact blocks, whose weight is 3: they cost much, and are needed only where
 #: the posterior under a tied prior has several modes.
 TABLE_WEIGHT = 0.06
+#: Weight of guesses for all edges at once beside the moves of single ones.
+PROPAGATED_WEIGHT = 0.5
 #: Steps on the surrogate posterior in one delayed move.
 DELAYED_STEPS = 4
 
@@ -300,7 +303,8 @@ def make_proposal(
             of all receivers from their conditionals, and joint blocks where the likelihood is linear in the types),
             neither of them under a prior over labels, "delayed" (moves that a surrogate likelihood has accepted), or
             "auto": delayed ones where there is a surrogate, else all others that can be had, balanced ones and rounds
-            where there are no exact blocks; joint blocks beside those under a tied prior.
+            where there are no exact blocks, with guesses for all edges at once where the likelihood makes them; joint
+            blocks beside exact ones under a tied prior.
         prior: prior of the G structures.
         likelihood: of the same structures: a receiver table for "exact", one that factorises for "rounds", any
             for "balanced".
@@ -365,4 +369,8 @@ def make_proposal(
             joint, weight = exact, TABLE_WEIGHT
         if joint is not None and joint.relaxed is not None and prior.num_edge_types > 1:
             moves.append((ParticleGibbs(prior, joint, seed=seed), weight))
+        if name == "auto" and informed is not None and prior.factorises and prior.num_edge_types > 1:
+            guess = informed.likely_types()
+            if guess is not None:
+                moves.append((PropagatedBlocks(prior, informed, guess), PROPAGATED_WEIGHT))
     return Mixture([move for move, _ in moves], [weight for _, weight in moves], seed=seed)

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from pyro_nri.dynamics.impulses import ImpulseFeatures
 from pyro_nri.model.noise import AbstractNoise
+from pyro_nri.model.propagation import ENOUGH, propagate
 from pyro_nri.model.receivers import AbstractLikelihood, MessageCache
 from pyro_nri.model.relaxed import relax
+from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes
 
 #: Noise of searches, shares of the typical impulse: the widest first.
@@ -30,6 +32,7 @@ class ImpulseCache(MessageCache):
         self, impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise, strength: Tensor, scenes: Scenes
     ) -> None:
         self.features, self.noise, self.strength = features, noise, strength
+        self.guess: list[Tensor] = []  # made when it is asked for, and then shared with what is blunted
         relaxed = relax(impulses, features, noise, scenes.group_index)
         super().__init__(impulses, self._terms, scenes, is_density=False, relaxed=relaxed)
 
@@ -45,6 +48,31 @@ class ImpulseCache(MessageCache):
                 other.score = other._terms
                 blunt.append(other)
         return blunt
+
+    def likely_types(self) -> Tensor:
+        """By expectation propagation; the same for the blunted likelihoods, whatever their noise."""
+        if not self.guess:
+            features, group = self.features, self.scenes.group_index
+            with torch.no_grad():
+                zero = torch.zeros_like(features.target)
+                context = features.context if self.noise.uses_context else None
+                rough = ENOUGH * self.noise.precision(zero, context).rsqrt()
+                each = torch.where(features.mask, self.noise(zero, context).log_prob(rough), 0.0).sum(1) * self.strength
+                enough = each.new_zeros(self.scenes.num_groups, each.shape[-1]).index_add(0, group, each)
+                impulses = self.messages.movedim(4, 1)
+                incoming = propagate(impulses, features, self.noise, group, self._of_types, enough)
+                guess = incoming.new_empty(len(incoming), self.edge_mask.shape[-1], self.num_edge_types)
+                order = edges.incoming_edges(features.target.shape[2]).to(guess.device)
+                guess[:, order.reshape(-1)] = incoming.flatten(1, 2)
+            self.guess.append(guess)
+        return self.guess[0]
+
+    def _of_types(self, incoming: Tensor) -> Tensor:
+        """Log-likelihood ``[G, N]`` of types ``[G, N, N - 1]``."""
+        structure = incoming.new_empty(len(incoming), self.edge_mask.shape[-1])
+        order = edges.incoming_edges(incoming.shape[1]).to(incoming.device)
+        structure[:, order.reshape(-1)] = incoming.flatten(1)
+        return self.receiver_terms(structure[None])[0]
 
     def _terms(self, scene: Tensor, receiver: Tensor, summed: Tensor) -> Tensor:
         features = self.features

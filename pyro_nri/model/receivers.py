@@ -105,6 +105,10 @@ class AbstractLikelihood(ABC):
         """The same with wide noise, the widest first: on them searches do not get stuck. None by default."""
         return []
 
+    def likely_types(self) -> Tensor | None:
+        """A guess at the probabilities of each edge's types, ``[G, E, K]``, where many senders call for one."""
+        return None
+
     def edge_alternatives(self, structure: Tensor, edge: Tensor) -> Tensor:
         """Log-likelihood if one of some edges alone took each type, up to a constant for each edge.
 
