@@ -369,7 +369,7 @@ def make_proposal(
             joint, weight = exact, TABLE_WEIGHT
         if joint is not None and joint.relaxed is not None and prior.num_edge_types > 1:
             moves.append((ParticleGibbs(prior, joint, seed=seed), weight))
-        if name == "auto" and informed is not None and prior.factorises and prior.num_edge_types > 1:
+        if name == "auto" and informed is not None and prior.num_edge_types > 1:
             guess = informed.likely_types()
             if guess is not None:
                 moves.append((PropagatedBlocks(prior, informed, guess), PROPAGATED_WEIGHT))

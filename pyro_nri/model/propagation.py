@@ -32,6 +32,8 @@ LEAST_VARIANCE = 1e-6
 COMMON = (0.8, 0.95)
 #: A structure explains the motion if it is as likely as if all errors were so many times the scale of the noise.
 ENOUGH = 3.0
+#: Share of equal probabilities in the guesses for receivers whose motion none explained.
+UNEXPLAINED = 0.02
 
 
 def propagate(
@@ -83,7 +85,8 @@ def propagate(
         better = value > best[group, receiver]
         result[group[better], receiver[better]] = each[better].to(result)
         best[group[better], receiver[better]] = value[better]
-    return result
+    blurred = (1 - UNEXPLAINED) * result + UNEXPLAINED / num_types
+    return torch.where((best < enough)[..., None, None], blurred, result)
 
 
 def _starts(num_types: int) -> list[tuple[bool, Tensor]]:
