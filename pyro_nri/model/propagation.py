@@ -152,7 +152,7 @@ def _propagate(design: Tensor, right: Tensor, owner: Tensor, number: int, share:
             wide = 3 * square[owner][:, None] + error.median(-1, keepdim=True).values
             gram, linear = system(wide / (wide + error))
         blocks = covariance.unflatten(-1, (num_senders, free)).unflatten(-3, (num_senders, free))
-        own = torch.linalg.inv(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1))  # [O, N - 1, F, F]
+        own = torch.linalg.inv_ex(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)).inverse  # [O, N - 1, F, F]
         cavity = _positive(own - site)
         aim = (own @ mean.unflatten(-1, (num_senders, free))[..., None])[..., 0] - pull  # cavity precision times mean
         # Up to a constant: what all others say of each vertex.
@@ -160,8 +160,8 @@ def _propagate(design: Tensor, right: Tensor, owner: Tensor, number: int, share:
         probability = (share.log() + log_odds).softmax(-1)
         middle = probability[..., 1:]
         spread = middle.diag_embed() - middle[..., None] * middle[..., None, :] + LEAST_VARIANCE * identity
-        new_site = torch.linalg.inv(spread) - cavity
-        new_pull = torch.linalg.solve(spread, middle) - aim
+        new_site = torch.linalg.inv_ex(spread).inverse - cavity
+        new_pull = torch.linalg.solve_ex(spread, middle).result - aim
         sound = _is_positive(new_site) & new_pull.isfinite().all(-1)
         site = torch.where(sound[..., None, None], DAMPING * new_site + (1 - DAMPING) * site, site)
         pull = torch.where(sound[..., None], DAMPING * new_pull + (1 - DAMPING) * pull, pull)

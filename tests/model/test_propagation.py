@@ -121,3 +121,13 @@ def test_padding_and_groups(springs):
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
     truth = truth_of(made, springs)
     assert torch.equal(together[:2].argmax(-1), truth[:2])
+
+
+def test_numbers_that_lead_nowhere_leave_equal_probabilities():
+    """Rows that are not finite, or say nothing at all."""
+    design, right, _ = least_squares(4, 3, 10, seed=0)
+    share, owner = torch.full((3,), 1 / 3, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    for factor in (torch.nan, torch.inf, 0.0):
+        for is_robust in (False, True):
+            found = propagation._propagate(design * factor, right, owner, 1, share, is_robust=is_robust)
+            torch.testing.assert_close(found, torch.full((1, 4, 3), 1 / 3, dtype=torch.float64))
