@@ -55,7 +55,8 @@ def run_cells(
         for place, some in tqdm(found, total=len(wanted), initial=len(wanted) - len(missing), unit=unit):
             done[place] = some
             rows = kept + [row for place in sorted(done) for row in done[place]]
-            write_frame(pd.DataFrame(rows), path)
+            if rows:
+                write_frame(pd.DataFrame(rows), path)
     return pd.DataFrame([row for cell in wanted for row in rows if cell.items() <= row.items()])
 
 
@@ -63,9 +64,18 @@ def _as_finished(
     pool: Executor, work: Callable[[Cell], list[Cell]], cells: list[Cell]
 ) -> Iterator[tuple[int, list[Cell]]]:
     """Places of the cells and their rows, the first to finish first: a slow cell keeps no other waiting."""
-    places = {pool.submit(work, cell): place for place, cell in enumerate(cells)}
+    places, failure = {pool.submit(work, cell): place for place, cell in enumerate(cells)}, None
     try:
         for future in as_completed(places):
-            yield places[future], future.result()
+            if future.cancelled():
+                continue
+            if (error := future.exception()) is None:
+                yield places[future], future.result()
+            elif failure is None:
+                failure = error
+                for other in places:  # what has not begun; what is being worked on is kept
+                    other.cancel()
+        if failure is not None:
+            raise failure
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # what has not begun, if one broke down
+        pool.shutdown(wait=False, cancel_futures=True)

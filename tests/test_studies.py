@@ -86,6 +86,31 @@ def test_after_a_failure_no_other_cell_is_begun(tmp_path, monkeypatch):
     assert len(tried) < len(WANTED) * 20
 
 
+def test_what_is_under_way_when_one_fails_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "ProcessPoolExecutor", lambda jobs, mp_context: ThreadPoolExecutor(jobs))
+    path, begun, failed = tmp_path / "table.csv", Event(), Event()
+
+    def work(cell):
+        if cell == WANTED[0]:
+            assert begun.wait(60)
+            failed.set()
+            raise KeyError("broken")
+        begun.set()
+        assert failed.wait(60)
+        return [{**cell, "value": 1.0}]
+
+    with pytest.raises(KeyError):
+        run_cells(path, WANTED[:2], work, jobs=2)
+    assert read_frame(path)[["kind", "seed"]].to_dict("records") == [WANTED[1]]
+
+
+def test_nothing_is_written_of_cells_that_all_failed(tmp_path):
+    path = tmp_path / "table.csv"
+    assert len(run_cells(path, WANTED, lambda cell: [])) == 0
+    assert not path.exists()
+    assert len(run_cells(path, WANTED, lambda cell: [{**cell, "value": 1.0}])) == len(WANTED)
+
+
 def test_rows_of_other_cells_stay(tmp_path):
     path = tmp_path / "table.csv"
     write_frame(pd.DataFrame([{"seed": 7, "value": 1.5}]), path)

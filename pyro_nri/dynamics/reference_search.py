@@ -120,13 +120,18 @@ class _Search:
         if not structures:
             return {}
         row = torch.cat([rows[b].repeat(len(some)) for b, some in structures.items()])
-        types = torch.cat([some.repeat_interleave(len(rows[b]), 0) for b, some in structures.items()])
-        every = [
-            _misfit(self.dynamics, self.frames.some(some), kinds[None], self.duration)[0]
-            for some, kinds in zip(row.split(CHUNK), types.split(CHUNK), strict=True)
+        sizes = [len(some) for some in structures.values()]
+        every, first = torch.cat(list(structures.values())), 0
+        number = []  # of the structure of each row: structures of large graphs are long
+        for b, size in zip(structures, sizes, strict=True):
+            number.append(torch.arange(first, first + size, device=row.device).repeat_interleave(len(rows[b])))
+            first += size
+        found = [
+            _misfit(self.dynamics, self.frames.some(some), every[kinds][None], self.duration)[0]
+            for some, kinds in zip(row.split(CHUNK), torch.cat(number).split(CHUNK), strict=True)
         ]
-        sizes = [len(some) * len(rows[b]) for b, some in structures.items()]
-        parts = zip(structures, torch.cat(every).split(sizes), strict=True)
+        lengths = [size * len(rows[b]) for b, size in zip(structures, sizes, strict=True)]
+        parts = zip(structures, torch.cat(found).split(lengths), strict=True)
         return {b: part.unflatten(0, (-1, len(rows[b]))) for b, part in parts}
 
     def neighbours(self, structure: Tensor, moved: Tensor) -> Tensor:

@@ -84,8 +84,10 @@ def find_hidden(
             fine = hidden_target(model, part, num_hidden, None if structure is None else structure[some])
             coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
             stream = Stream(seed, keys(part.group_names), 1).child(f"{num_hidden} hidden")
-            best = search(coarse, fine, stream, num_guesses=num_guesses, num_starts=num_starts)
-            state, into = best.state[0], best.into_hidden[0]
+            modes = search(coarse, fine, stream, num_guesses=num_guesses, num_starts=num_starts)
+            best = fine.log_density(modes.state, modes.into_hidden).argmax(0)  # [B]; they come by their evidence
+            scene = torch.arange(len(best))
+            state, into = modes.state[best, scene], modes.into_hidden[best, scene]
             path = fine.likelihood.path(state, into)
             table = fine.likelihood.table(path)
             incoming = fine.rest.most_likely(table, into)

@@ -16,7 +16,7 @@ from pyro_nri.inference.hidden_chaotic import sample_chaotic
 from pyro_nri.inference.hidden_edges import make_rest
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.model.hidden import HiddenLikelihood
+from pyro_nri.model.hidden import HiddenLikelihood, check_unshared
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.model.structures import StructureDistribution
@@ -122,6 +122,7 @@ def checked_numbers(
             "hidden entities need a model with pair forces, whose laws say how an unseen entity moves; this one has "
             "other dynamics: train with dynamics 'pair-forces'"
         )
+    check_unshared(scenes)  # chunks of scenes would not know
     if scenes.num_frames < MIN_FRAMES:
         raise ValueError(f"hidden entities need scenes of at least {MIN_FRAMES} frames, found {scenes.num_frames}")
     numbers = NUMBERS if num_hidden == "auto" else (int(num_hidden),)

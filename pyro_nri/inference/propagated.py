@@ -44,7 +44,7 @@ class PropagatedBlocks(AbstractProposal):
         drawn = edges.pairs(num_entities)[:, 0] if prior.tied else torch.arange(edges.num_edges(num_entities))
         self.drawn = drawn.to(probability.device)  # edges that are drawn, the others follow
         self.reverse = edges.reverse_edges(num_entities).to(probability.device)
-        self.probability = proposed_probability(prior, probability.clamp(min=1e-300).log(), FLOOR)  # [G, E, K]
+        self.probability = proposed_probability(prior, probability.double().clamp(min=1e-300).log(), FLOOR)  # [G, E, K]
         self.log_q = self.probability.log()
         self.log_prior = None  # of each edge, where edges are independent
         if isinstance(prior, EdgeDistribution) and prior.factorises:

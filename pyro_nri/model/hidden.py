@@ -21,6 +21,16 @@ SEARCH_STEPS = (1, 3)
 STIFF = 0.01
 
 
+def check_unshared(scenes: Scenes) -> None:
+    """Refuse scenes that share a structure.
+
+    Raises:
+        ValueError: some do.
+    """
+    if scenes.num_groups < scenes.num_scenes:
+        raise ValueError("scenes with hidden entities must not share structures, found a structure with several")
+
+
 class HiddenLikelihood:
     """Composite likelihood of observed impulses given the initial states of hidden entities and a structure.
 
@@ -42,8 +52,7 @@ class HiddenLikelihood:
         self.noise: AbstractNoise
         self.dynamics, self.noise, power = model.impulse_parts
         scenes = model.prepare(scenes).to(torch.float64)
-        if scenes.num_groups < scenes.num_scenes:
-            raise ValueError("scenes with hidden entities must not share structures, found a structure with several")
+        check_unshared(scenes)
         if num_steps is None:
             num_steps = STEPS[1] if self.is_stiff else STEPS[0]
         self.num_hidden = num_hidden

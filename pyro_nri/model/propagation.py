@@ -10,7 +10,6 @@ high-order high-dimensional MIMO systems"). Errors start out so wide that nothin
 What comes out is a guess: moves that propose it are accepted or not by the likelihood itself.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -28,6 +27,8 @@ LAST = 4.0
 DAMPING = 0.5
 #: Least variance of a choice.
 LEAST_VARIANCE = 1e-6
+#: What is added to correlations, so that senders that do the same do not make them singular.
+JITTER = 1e-13
 #: Shares that a common type is given where equal ones do not lead to a structure that explains the motion.
 COMMON = (0.8, 0.95)
 #: A structure explains the motion if it is as likely as if all errors were so many times the scale of the noise.
@@ -57,19 +58,20 @@ def propagate(
     Returns:
         ``[G, N, N - 1, K]``, receivers first, their senders ascending.
     """
-    num_scenes, _, num_entities, num_senders, num_types, _ = impulses.shape
+    _, _, num_entities, num_senders, num_types, _ = impulses.shape
     num_groups, device = len(enough), impulses.device
     order = group_index.argsort(stable=True)  # the recordings of each group side by side
     result = impulses.new_full((num_groups, num_entities, num_senders, num_types), 1 / num_types)
     best = impulses.new_full((num_groups, num_entities), -torch.inf)
-    floats = impulses[0].numel() + num_entities * (num_senders * (num_types - 1)) ** 2 * 8
-    size = chunk_size(floats * math.ceil(num_scenes / num_groups), device)
+    most = int(group_index.bincount().max())  # recordings of one structure
+    floats = impulses[0, :, 0].numel() + (num_senders * (num_types - 1)) ** 2 * 8  # of a receiver in one of them
+    size = chunk_size(floats * most, device)
     for is_robust, share in _starts(num_types):
         left = (best < enough).nonzero()  # [O, 2]: group and receiver
         if len(left) == 0:
             break
         found = []
-        for part in left.split(max(1, size * num_entities)):
+        for part in left.split(size):
             number = torch.full_like(best, -1, dtype=torch.long)
             number[part[:, 0], part[:, 1]] = torch.arange(len(part), device=device)
             of_scene = number[group_index[order]]  # [B, N]
@@ -143,8 +145,10 @@ def _propagate(design: Tensor, right: Tensor, owner: Tensor, number: int, share:
         square = top ** (1 - step) * LAST**step  # of the errors, [O]
         total = gram / square[:, None, None] + _on_diagonal(site)
         scale = total.diagonal(dim1=-2, dim2=-1).rsqrt()
-        factor = torch.linalg.cholesky_ex(total * scale[..., None] * scale[..., None, :]).L
-        covariance = torch.cholesky_inverse(factor) * scale[..., None] * scale[..., None, :]
+        correlation = total * scale[..., None] * scale[..., None, :]
+        factor = torch.linalg.cholesky_ex(correlation + JITTER * torch.eye(correlation.shape[-1]).to(correlation)).L
+        sound_factor = torch.where(factor.diagonal(dim1=-2, dim2=-1).gt(0).all(-1)[:, None, None], factor, torch.nan)
+        covariance = torch.cholesky_inverse(sound_factor) * scale[..., None] * scale[..., None, :]
         mean = (covariance @ (linear / square[:, None] + pull.flatten(1))[..., None])[..., 0]
         if is_robust:
             error = (right - (design @ mean[owner][..., None])[..., 0]).square()

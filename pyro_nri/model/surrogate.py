@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyro_nri.dynamics.dynamics import AbstractDynamics
 from pyro_nri.model.direct import DirectLikelihood
-from pyro_nri.model.impulse import impulse_cache
 from pyro_nri.model.noise import AbstractNoise
 from pyro_nri.model.program import SceneModel
 from pyro_nri.model.receivers import (
@@ -30,6 +29,10 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Receivers times codes that are rolled out at most, each about as costly as a structure.
 MAX_ROLLOUTS = 8192
+#: Floats of one message, about.
+WIDTH = 64
+#: Log density of a prediction that is not finite.
+IMPOSSIBLE = -1e30
 
 
 def surrogate_likelihood(model: SceneModel, scenes: Scenes, likelihood: AbstractLikelihood) -> AbstractLikelihood:
@@ -50,8 +53,6 @@ def surrogate_likelihood(model: SceneModel, scenes: Scenes, likelihood: Abstract
         return alone_table(
             model.dynamics, model.noise, prepared, scored, horizon=model.horizon, context=context, power=power
         )
-    if model.impulse_noise is not None:
-        return impulse_cache(*model.impulse_parts, scenes.to(torch.float64, model.score_scale.device))
     one_step = copy.copy(model)
     one_step.horizon = 1
     return one_step.likelihood(scenes)
@@ -84,16 +85,22 @@ def alone_table(
     for receiver, incoming in enumerate(edges.incoming_edges(num_entities)):
         structure[receiver, :, incoming.to(types.device)] = types
     num_blocks = -(-(scenes.num_frames - 1) // horizon)
-    size = chunk_size(num_blocks * structure.numel() * 64, types.device)
+    floats = num_blocks * num_entities * edges.num_edges(num_entities) * WIDTH  # of one code in one scene
+    num_codes_at_once = min(len(types), chunk_size(floats, types.device))
+    num_scenes = chunk_size(num_codes_at_once * floats, types.device)
     tables = []
     with torch.no_grad():
-        for part in torch.arange(scenes.num_scenes).split(size):
-            some = slice(int(part[0]), int(part[-1]) + 1)
-            predicted = _alone(dynamics, scenes[some], structure, horizon)  # [B, T - 1, N, R, D]
-            each = None if context is None else context[some][..., None, :]
-            log_prob = noise(predicted, each).log_prob(scenes.trajectory[some, 1:, :, None])
-            log_prob = torch.where(scored[some][..., None], log_prob, torch.zeros_like(log_prob))
-            tables.append(log_prob.double().sum(1))
+        for start in range(0, scenes.num_scenes, num_scenes):
+            some = slice(start, start + num_scenes)
+            part, each = scenes[some], None if context is None else context[some][..., None, :]
+            rows = []
+            for codes in structure.split(num_codes_at_once, 1):
+                predicted = _alone(dynamics, part, codes, horizon)  # [B, T - 1, N, R, D]
+                log_prob = noise(predicted, each).log_prob(part.trajectory[:, 1:, :, None])
+                log_prob = log_prob.nan_to_num(nan=IMPOSSIBLE, neginf=IMPOSSIBLE)  # a path that runs away
+                log_prob = torch.where(scored[some][..., None], log_prob, torch.zeros_like(log_prob))
+                rows.append(log_prob.double().sum(1))
+            tables.append(torch.cat(rows, -1))
     table = torch.cat(tables)
     if power is not None:
         table = table * power[..., None].to(table)

@@ -1,5 +1,6 @@
 """The quick answer: it finds what the posterior finds, scene by scene, and prior starts alone do not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,16 @@ def test_prior_starts_alone_find_it_if_edges_are_known(springs):
     assert (
         unknown.log_joint < find_hidden(model, recorded, num_guesses=2, num_starts=0, seed=0).log_joint + 1e-6
     ).all()
+
+
+@pytest.mark.parametrize("answer", [find_hidden, infer_hidden])
+def test_shared_structures_are_refused_wherever_they_are(springs, answer):
+    """Also where the two recordings are so far apart that they are searched in different chunks."""
+    model, _, recorded, _ = springs
+    names = tuple(map(str, range(40)))
+    many = replace(recorded[[0] * 40], scene_names=names, structure_group=("a", *names[1:-1], "a"))
+    with pytest.raises(ValueError, match="must not share structures"):
+        answer(model, many, 1, seed=0)
 
 
 @pytest.mark.parametrize(

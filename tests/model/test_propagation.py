@@ -131,3 +131,14 @@ def test_numbers_that_lead_nowhere_leave_equal_probabilities():
         for is_robust in (False, True):
             found = propagation._propagate(design * factor, right, owner, 1, share, is_robust=is_robust)
             torch.testing.assert_close(found, torch.full((1, 4, 3), 1 / 3, dtype=torch.float64))
+
+
+def test_senders_that_do_the_same_break_nothing():
+    """Equal columns, and errors so small that rounding decides."""
+    for seed in range(8):
+        design, right, _ = least_squares(4, 2, 10, seed=seed, strength=1e10)
+        design[..., 1] = design[..., 0]
+        found = propagation._propagate(
+            design, right, torch.zeros(1, dtype=torch.long), 1, torch.full((2,), 0.5).double(), is_robust=False
+        )
+        assert found.isfinite().all()

@@ -68,7 +68,7 @@ def test_recordings_of_a_group_are_added_and_chunks_do_not_matter(make_model, ma
     with torch.no_grad():
         found = surrogate_likelihood(model, scenes, model.likelihood(scenes)).table
         torch.testing.assert_close(found, torch.stack([each[0] + each[2], each[1], each[3]]))
-        monkeypatch.setattr(surrogate, "chunk_size", lambda floats, device: 1)
+        monkeypatch.setattr(surrogate, "chunk_size", lambda floats, device: 1)  # one scene and one code at a time
         again = surrogate_likelihood(model, scenes, model.likelihood(scenes)).table
         torch.testing.assert_close(again, found, rtol=1e-13, atol=0)
 
@@ -133,3 +133,13 @@ def test_without_noise_the_truth_is_likeliest():
         found = surrogate_likelihood(model, scenes, model.likelihood(scenes))
     types = torch.tensor(checkpoint.alignment)[structure_of(found.table.argmax(-1), 2)]
     assert torch.equal(types, scenes.edge_type)
+
+
+def test_paths_that_run_away_are_impossible_but_no_error(make_model, make_scenes):
+    model, scenes = make_model(horizon=3), make_scenes()
+    with torch.no_grad():
+        likelihood = model.likelihood(scenes)
+        model.dynamics.units.change_scale.fill_(1e200)
+        found = surrogate_likelihood(model, scenes, likelihood).table
+    assert found.isfinite().all()
+    assert found.min() < -1e29
