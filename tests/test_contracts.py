@@ -38,6 +38,7 @@ from pyro_nri.inference.delayed import Delayed
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.inference.kernel import StructureKernel
 from pyro_nri.inference.particle_gibbs import ParticleGibbs
+from pyro_nri.inference.propagated import PropagatedBlocks
 from pyro_nri.inference.proposals import PROPOSALS, make_proposal
 from pyro_nri.inference.run import infer
 from pyro_nri.model.noise import NOISES
@@ -453,8 +454,9 @@ def test_each_move_has_a_way_back_with_the_opposite_ratio(more):
         # Ways by which some should come back; of these the ones whose ratio says most.
         ways = [way for way, each in there.items() if min(n * min(1, np.exp(r)) for r, n in each.items()) > 6]
         ways = sorted(ways, key=lambda way: -max(map(abs, there[way])))[:3]
-        # A filter leads almost anywhere, and to no place often; its matrix is derived in test_particle_gibbs.py.
-        assert ways or isinstance(part, ParticleGibbs)
+        # These lead almost anywhere, and to no place often; their matrices are derived in test_particle_gibbs.py and
+        # test_propagated.py.
+        assert ways or isinstance(part, ParticleGibbs | PropagatedBlocks)
         if not ways:
             continue
         back = tally(proposal, torch.tensor(sorted({to for _, to in ways})), steps, 500, temperature, seed=2)

@@ -108,15 +108,17 @@ def test_scenes_do_not_feel_one_another(model):
 
 
 @pytest.mark.slow
-def test_it_finds_what_temperature_does_not(model):
-    """Without noise whole combinations of edges are right or wrong together."""
+def test_it_finds_what_temperature_does_not(model, monkeypatch):
+    """Without noise whole combinations of edges are right or wrong together; guesses of all edges find them at once."""
     model.prior = make_prior("symmetric", 2, learn_weights=False).double()
     scenes = springs(1, 30, link_probability=0.17)
     truth = torch.as_tensor(load_model(MODEL).alignment).argsort()[scenes.edge_type]
     wrong = {}
     with torch.no_grad():
         likelihood, prior = model.likelihood(scenes), model.structure_prior(scenes)
-        for start in (1.0, 1000.0):
+        for start, guesses in ((1.0, True), (1.0, False), (1000.0, False)):
+            if not guesses:
+                monkeypatch.setattr(impulse_cache.ImpulseCache, "likely_types", lambda self: None)
             chains = make_chains(
                 likelihood,
                 prior,
@@ -131,6 +133,7 @@ def test_it_finds_what_temperature_does_not(model):
             assert len(chains.blunt) == (4 if start > 1 else 0)
             for _ in range(160):
                 chains.step()
-            wrong[start] = float((chains.structure != truth).double().mean())
-    assert wrong[1000.0] < 0.02
-    assert wrong[1.0] > 0.05  # the negative control
+            wrong[start, guesses] = float((chains.structure != truth).double().mean())
+    assert wrong[1.0, True] < 0.02
+    assert wrong[1000.0, False] < 0.02
+    assert wrong[1.0, False] > 0.05  # the negative control
