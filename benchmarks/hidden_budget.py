@@ -7,8 +7,8 @@ edges, and 5 recorded and a hidden one with unknown edges; of springs those in w
 ``find_hidden`` with so many guesses from what motion leaves unexplained, and from prior draws alone (as the paper
 starts), then ``infer_hidden`` with 4 chains. An evaluation is a path of the hidden particle over all frames (over part
 of them, that part), with what it does to the others. ``found``: scenes with a mean squared error below 1e-6, scaled
-units. ``edges``: those among recorded particles and of the hidden one that are right. ``ess``: effective draws of
-the first state of the hidden particle, mean over its variables, median over scenes.
+units. ``edges_recorded``, ``edges_hidden``: edges among recorded particles, and of the hidden one, that are right.
+``ess``: effective draws of the first state of the hidden particle, mean over its variables, median over scenes.
 
 Out: benchmarks/results/hidden_budget.csv. 20 scenes: springs about 10 minutes on one core, charged an hour.
 """

@@ -88,10 +88,7 @@ def incoming_of(structure: Tensor) -> Tensor:
 
 def structure_from(incoming: Tensor, into_hidden: Tensor) -> Tensor:
     """Structures ``[*batch, E]`` from the edges into observed and into hidden entities."""
-    every = torch.cat([incoming, into_hidden], -2)
-    structure = torch.empty((*every.shape[:-2], edges.num_edges(every.shape[-2])), dtype=torch.long)
-    structure[..., edges.incoming_edges(every.shape[-2]).reshape(-1)] = every.flatten(-2)
-    return structure
+    return edges.from_incoming(torch.cat([incoming, into_hidden], -2))
 
 
 class FactorisedRest(AbstractRest):

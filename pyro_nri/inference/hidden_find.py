@@ -85,7 +85,7 @@ def find_hidden(
             coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
             stream = Stream(seed, keys(part.group_names), 1).child(f"{num_hidden} hidden")
             modes = search(coarse, fine, stream, num_guesses=num_guesses, num_starts=num_starts)
-            best = fine.log_density(modes.state, modes.into_hidden).argmax(0)  # [B]; they come by their evidence
+            best = modes.log_density.argmax(0)  # [B]; they come by their evidence
             scene = torch.arange(len(best))
             state, into = modes.state[best, scene], modes.into_hidden[best, scene]
             path = fine.likelihood.path(state, into)

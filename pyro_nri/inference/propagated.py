@@ -73,8 +73,7 @@ class PropagatedBlocks(AbstractProposal):
             gain = gain.sum(-1, keepdim=True) + whole[..., None]
             back = ratio[..., self.drawn].sum(-1, keepdim=True)
         accepted = uniform[..., number : number + gain.shape[-1]].log() < gain + back
-        changed = torch.empty_like(structure, dtype=torch.bool)
-        changed[..., self.incoming] = accepted[..., None].expand(*structure.shape[:-1], *self.incoming.shape)
+        changed = edges.from_incoming(accepted[..., None].expand(*structure.shape[:-1], *self.incoming.shape))
         total = torch.where(accepted, gain, torch.zeros_like(gain)).sum(-1)
         return Move({"edge_type": torch.where(changed, new, structure)}, total, torch.zeros_like(total), 0)
 

@@ -134,9 +134,7 @@ def most_likely_structure(dynamics: PairForces, noise: AbstractNoise, features: 
             log_prob = noise(tried, context).log_prob(features.target[..., None, :])
             total = torch.where(features.mask[..., None], log_prob, torch.zeros_like(log_prob)).sum(1)
             incoming[:, :, sender] = total.argmax(-1)
-    structure = incoming.new_empty((len(incoming), edges.num_edges(num_entities)))
-    structure[:, edges.incoming_edges(num_entities).reshape(-1).to(incoming.device)] = incoming.flatten(1)
-    return structure
+    return edges.from_incoming(incoming)
 
 
 def impulse_table(

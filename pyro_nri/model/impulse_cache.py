@@ -32,7 +32,8 @@ class ImpulseCache(MessageCache):
         self, impulses: Tensor, features: ImpulseFeatures, noise: AbstractNoise, strength: Tensor, scenes: Scenes
     ) -> None:
         self.features, self.noise, self.strength = features, noise, strength
-        self.guess: list[Tensor] = []  # made when it is asked for, and then shared with what is blunted
+        self.guess: Tensor | None = None
+        self.sharp: ImpulseCache | None = None  # what this is the blunted likelihood of
         relaxed = relax(impulses, features, noise, scenes.group_index)
         super().__init__(impulses, self._terms, scenes, is_density=False, relaxed=relaxed)
 
@@ -43,7 +44,7 @@ class ImpulseCache(MessageCache):
         for share in (each for each in BLUNT if each > 2 * own):
             with torch.no_grad():
                 other = copy.copy(self)
-                other.noise = self.noise.blunted(share)
+                other.sharp, other.noise = self, self.noise.blunted(share)
                 other.relaxed = relax(self.messages.movedim(4, 1), self.features, other.noise, self.scenes.group_index)
                 other.score = other._terms
                 blunt.append(other)
@@ -51,7 +52,9 @@ class ImpulseCache(MessageCache):
 
     def likely_types(self) -> Tensor:
         """By expectation propagation; the same for the blunted likelihoods, whatever their noise."""
-        if not self.guess:
+        if self.sharp is not None:
+            return self.sharp.likely_types()
+        if self.guess is None:
             features, group = self.features, self.scenes.group_index
             with torch.no_grad():
                 zero = torch.zeros_like(features.target)
@@ -61,18 +64,12 @@ class ImpulseCache(MessageCache):
                 enough = each.new_zeros(self.scenes.num_groups, each.shape[-1]).index_add(0, group, each)
                 impulses = self.messages.movedim(4, 1)
                 incoming = propagate(impulses, features, self.noise, group, self._of_types, enough)
-                guess = incoming.new_empty(len(incoming), self.edge_mask.shape[-1], self.num_edge_types)
-                order = edges.incoming_edges(features.target.shape[2]).to(guess.device)
-                guess[:, order.reshape(-1)] = incoming.flatten(1, 2)
-            self.guess.append(guess)
-        return self.guess[0]
+                self.guess = edges.from_incoming(incoming.movedim(-1, 0)).movedim(0, -1)
+        return self.guess
 
     def _of_types(self, incoming: Tensor) -> Tensor:
         """Log-likelihood ``[G, N]`` of types ``[G, N, N - 1]``."""
-        structure = incoming.new_empty(len(incoming), self.edge_mask.shape[-1])
-        order = edges.incoming_edges(incoming.shape[1]).to(incoming.device)
-        structure[:, order.reshape(-1)] = incoming.flatten(1)
-        return self.receiver_terms(structure[None])[0]
+        return self.receiver_terms(edges.from_incoming(incoming)[None])[0]
 
     def _terms(self, scene: Tensor, receiver: Tensor, summed: Tensor) -> Tensor:
         features = self.features

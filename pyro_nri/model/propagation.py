@@ -60,7 +60,6 @@ def propagate(
     """
     _, _, num_entities, num_senders, num_types, _ = impulses.shape
     num_groups, device = len(enough), impulses.device
-    order = group_index.argsort(stable=True)  # the recordings of each group side by side
     result = impulses.new_full((num_groups, num_entities, num_senders, num_types), 1 / num_types)
     best = impulses.new_full((num_groups, num_entities), -torch.inf)
     most = int(group_index.bincount().max())  # recordings of one structure
@@ -74,12 +73,11 @@ def propagate(
         for part in left.split(size):
             number = torch.full_like(best, -1, dtype=torch.long)
             number[part[:, 0], part[:, 1]] = torch.arange(len(part), device=device)
-            of_scene = number[group_index[order]]  # [B, N]
-            row, receiver = (of_scene >= 0).nonzero().unbind(-1)
-            scene = order[row]
+            owner = number[group_index]  # [B, N]
+            scene, receiver = (owner >= 0).nonzero().unbind(-1)
             design, right = _rows(impulses, features, noise, scene, receiver)
-            owner = of_scene[row, receiver]
-            found.append(_propagate(design, right, owner, len(part), share.to(right), is_robust=is_robust))
+            each = _propagate(design, right, owner[scene, receiver], len(part), share.to(right), is_robust=is_robust)
+            found.append(each)
         each, group, receiver = torch.cat(found), *left.unbind(-1)
         types = result.argmax(-1)
         types[group, receiver] = each.argmax(-1)

@@ -53,9 +53,7 @@ def structure_of(codes: Tensor, num_edge_types: int) -> Tensor:
     """Structures ``[*batch, E]`` whose receivers have the codes ``[*batch, N]``."""
     num_entities = codes.shape[-1]
     types = codes[..., None] // _places(num_edge_types, num_entities).to(codes.device) % num_edge_types
-    structure = torch.empty((*codes.shape[:-1], edges.num_edges(num_entities)), dtype=torch.long, device=codes.device)
-    structure[..., edges.incoming_edges(num_entities).reshape(-1).to(codes.device)] = types.flatten(-2)
-    return structure
+    return edges.from_incoming(types)
 
 
 def _places(num_edge_types: int, num_entities: int) -> Tensor:

@@ -88,6 +88,16 @@ def incoming_edges(num_entities: int) -> Tensor:
     return from_matrix(edge_number(num_entities).T).reshape(num_entities, num_entities - 1)
 
 
+def from_incoming(incoming: Tensor) -> Tensor:
+    """What is known of the edges into each receiver, ``[*batch, N, N - 1]``, in the order of edges, ``[*batch, E]``.
+
+    >>> from_incoming(incoming_edges(3)).tolist()
+    [0, 1, 2, 3, 4, 5]
+    """
+    place = incoming_edges(incoming.shape[-2]).reshape(-1).argsort()
+    return incoming.flatten(-2)[..., place.to(incoming.device)]
+
+
 def reverse_edges(num_entities: int) -> Tensor:
     """Number of the edge receiver -> sender for each edge sender -> receiver, long ``[E]``."""
     return from_matrix(edge_number(num_entities).T)
