@@ -80,3 +80,8 @@ def whiten(factor: Factor, deviation: Tensor) -> Tensor:
         step = torch.stack(factor.link, -3) @ vector[..., 1:, :, :]
         result = result + torch.nn.functional.pad(step, (0, 0, 0, 0, 0, 1))
     return result.squeeze(-1)
+
+
+def log_volume(factor: Factor) -> Tensor:
+    """Shares of T states in half the log determinant of precisions, ``[*batch, T]``."""
+    return torch.stack([root.diagonal(dim1=-2, dim2=-1).log().sum(-1) for root in factor.root], -1)

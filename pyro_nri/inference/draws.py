@@ -67,7 +67,7 @@ class HiddenDraws:
         num_hidden: number of hidden entities in the draws of each scene, ``[G]``.
         numbers: the M numbers that were tried.
         log_marginal: log marginal likelihood of each number, ``[M, G]``; NaN where it was not computed.
-        log_marginal_error: standard errors, ``[M, G]``.
+        log_marginal_error: standard errors, ``[M, G]``; inf for a number far too improbable to be followed up.
     """
 
     state: NDArray[np.float64]

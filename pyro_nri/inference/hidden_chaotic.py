@@ -1,10 +1,12 @@
-"""Hidden entities where forces change fast: from modes of paths that run free to draws of paths near the laws.
+"""Hidden entities where forces change fast: paths near the laws, from the first guess on.
 
 A path that runs free goes astray at the first close encounter (:mod:`pyro_nri.model.hidden_motion`), so its first frame
-is all that is believed of a mode. From there paths are followed (:mod:`hidden_smoothing`); with its path a hidden
-entity is one like any other, and edges have the posterior of a scene in which everything was recorded.
+is all that is believed of a guess. From there paths are followed (:mod:`hidden_smoothing`); with its path a hidden
+entity is one like any other, and edges have the posterior of a scene in which everything was recorded. Numbers of
+hidden entities are weighed by how likely such paths make the recorded ones, the least probable by a rough path alone.
 """
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,10 +14,11 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.exact import ExactPosterior, enumerate_posterior
-from pyro_nri.inference.hidden import MIN_WINDOW, WINDOWS, Candidates, HiddenTarget
+from pyro_nri.inference.hidden import MIN_WINDOW, WINDOWS, HiddenTarget
 from pyro_nri.inference.hidden_edges import structure_from
 from pyro_nri.inference.hidden_scan import feels_everything, scan
-from pyro_nri.inference.hidden_smoothing import best_paths, climb, draw_paths, improve
+from pyro_nri.inference.hidden_search import guess
+from pyro_nri.inference.hidden_smoothing import best_paths, climb, draw_paths, improve, log_integral
 from pyro_nri.inference.streams import Stream
 from pyro_nri.model.hidden_motion import HiddenMotion
 from pyro_nri.model.program import SceneModel
@@ -29,6 +32,22 @@ FINER = 5
 NUM_FINE_STEPS = 16
 #: Rounds of edges and paths.
 NUM_ROUNDS = 2
+#: What a rough path may gain in log evidence for each entity and frame when it is improved: breaks are mended.
+MOST_GAIN = 10.0
+
+
+class RoughPath(NamedTuple):
+    """The best path of some guesses in each of B scenes, raw evidence of their number of hidden entities.
+
+    Attributes:
+        motion: under the structures that go with it.
+        path: ``[B, T, N_hidden, D]``, scaled units.
+        log_evidence: log joint density of recorded frames and structure, paths integrated out roughly, ``[B]``.
+    """
+
+    motion: HiddenMotion
+    path: Tensor
+    log_evidence: Tensor
 
 
 class ChaoticDraws(NamedTuple):
@@ -39,19 +58,67 @@ class ChaoticDraws(NamedTuple):
         edge_type: long ``[C, S, B, E]``, hidden entities last.
         log_joint: of paths and structures, ``[C, S, B]``.
         accepted: bool ``[C, S, B]``.
+        log_marginal: log-likelihood of recorded frames, ``[B]``.
+        log_error: standard error of it, ``[B]``.
     """
 
     path: Tensor
     edge_type: Tensor
     log_joint: Tensor
     accepted: Tensor
+    log_marginal: Tensor
+    log_error: Tensor
+
+
+def log_marginal_without(model: SceneModel, scenes: Scenes, stream: Stream) -> Tensor:
+    """Log-likelihood ``[B]`` of recorded frames if nothing is hidden: what paths near the laws are weighed against."""
+    nothing = torch.zeros(scenes.num_scenes, scenes.num_frames, 0, scenes.state_size, dtype=torch.float64)
+    prior = model.structure_prior(model.prepare(scenes))
+    posterior = enumerate_posterior(model.likelihood(scenes), prior)
+    likely = _most_probable(posterior, stream)
+    density = HiddenMotion(model, scenes, 0, likely).refined(FINER).log_density(nothing)
+    return density + _over_structures(prior.log_prob(likely), posterior, likely)
+
+
+def rough_path(
+    model: SceneModel, scenes: Scenes, target: HiddenTarget, structure: Tensor | None, stream: Stream
+) -> RoughPath:
+    """Guess at hidden entities, and follow them through all frames.
+
+    Args:
+        model: pair forces between particles; frozen here.
+        scenes: B scenes without their hidden entities.
+        target: of paths that run free, of the same scenes.
+        structure: known structures, long ``[B, E]``, or None.
+        stream: of one chain.
+    """
+    number = target.likelihood.num_hidden
+    state, tried = _starts(target, stream)
+    row = torch.arange(scenes.num_scenes).repeat(len(state))
+    motion = HiddenMotion(model, scenes, number, tried.flatten(0, 1), row=row)
+    path, kept = best_paths(motion, state.flatten(0, 1), scenes.num_scenes)
+    motion = motion[kept]
+    evidence = log_integral(motion, path)
+    if structure is None:
+        wide = with_hidden(scenes, number)
+        evidence = evidence + model.structure_prior(model.prepare(wide)).log_prob(motion.structure).double()
+    return RoughPath(motion, path, evidence)
+
+
+def hopeful(log_evidence: Tensor, num_terms: int) -> Tensor:
+    """Which numbers of hidden entities may be the most probable once their paths are improved, bool ``[M, B]``.
+
+    Args:
+        log_evidence: rough, of each number, ``[M, B]``.
+        num_terms: frames times recorded entities.
+    """
+    return log_evidence >= log_evidence.amax(0) - MOST_GAIN * num_terms
 
 
 def sample_chaotic(
     model: SceneModel,
     scenes: Scenes,
-    target: HiddenTarget,
-    found: Candidates,
+    rough: RoughPath,
     structure: Tensor | None,
     stream: Stream,
     *,
@@ -62,21 +129,15 @@ def sample_chaotic(
     Args:
         model: pair forces between particles; frozen here.
         scenes: B scenes without their hidden entities.
-        target: of paths that run free, of the same scenes.
-        found: its modes.
+        rough: paths of the same scenes.
         structure: known structures, long ``[B, E]``, or None.
         stream: of C chains.
         num_draws: S.
     """
-    number = target.likelihood.num_hidden
-    state, tried = _starts(target, found, stream)
-    row = torch.arange(scenes.num_scenes).repeat(len(state))
-    motion = HiddenMotion(model, scenes, number, tried.flatten(0, 1), row=row)
-    path, kept = best_paths(motion, state.flatten(0, 1), scenes.num_scenes)
-    motion = motion[kept]
-    path, density = improve(motion, path)
+    motion = rough.motion
+    path, density = improve(motion, rough.path)
     if structure is None:
-        wide = with_hidden(scenes, number)
+        wide = with_hidden(scenes, motion.num_hidden)
         log_prior = model.structure_prior(model.prepare(wide)).log_prob
         for _ in range(NUM_ROUNDS):
             other = _most_probable(_edges_given(model, wide, motion, path), stream)
@@ -92,27 +153,32 @@ def sample_chaotic(
     path, _ = climb(motion, path, num_steps=NUM_FINE_STEPS)
     drawn = draw_paths(motion, path, stream, num_draws=num_draws)
     edge_type, log_joint = motion.structure.expand(*drawn.log_density.shape, -1), drawn.log_density
+    log_marginal = drawn.integral.log_value + math.lgamma(motion.num_hidden + 1)  # numbered in any order
     if structure is None:
         posterior = _edges_given(model, wide, motion, path)
         edge_type = torch.stack([posterior.sample(stream.child("edges"), step) for step in range(num_draws)], 1)
         each = torch.stack([posterior.log_prob(part) for part in edge_type.unbind(1)], 1)
-        log_joint = log_joint + log_prior(motion.structure).double()
-        log_joint = log_joint + each - posterior.log_prob(motion.structure[None])
+        marginal_density = _over_structures(log_prior(motion.structure), posterior, motion.structure)
+        log_joint = log_joint + marginal_density + each
+        log_marginal = log_marginal + marginal_density
     raw = drawn.path * motion.scale + motion.offset
-    return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted)
+    return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted, log_marginal, drawn.integral.log_error)
 
 
-def _starts(target: HiddenTarget, found: Candidates, stream: Stream) -> tuple[Tensor, Tensor]:
-    """States ``[M, B, N_hidden, D]``, and the structures ``[M, B, E]`` that the first frames make most probable.
+def _over_structures(log_prior: Tensor, posterior: ExactPosterior, structure: Tensor) -> Tensor:
+    """Prior over posterior of structures ``[B, E]``, log: times a density given them it is one of all structures."""
+    return log_prior.double() - posterior.log_prob(structure[None])[0]
 
-    Of the modes, and of the guesses that they were led from: over many frames a path that runs free may leave a good
-    one.
-    """
-    state, into = found.state, found.into_hidden
-    if feels_everything(target.likelihood):
-        guesses = scan(target.likelihood.searched(), stream.one())
-        state, into = torch.cat([state, guesses[0]]), target.rest.project(torch.cat([into, guesses[1]]))
-    first = target.first_frames(max(MIN_WINDOW, round(WINDOWS[0] * target.likelihood.target.shape[1])))
+
+def _starts(target: HiddenTarget, stream: Stream) -> tuple[Tensor, Tensor]:
+    """States ``[M, B, N_hidden, D]``, and the structures ``[M, B, E]`` that the first frames make most probable."""
+    likelihood = target.likelihood.searched()
+    looked = feels_everything(likelihood)
+    state, into = scan(likelihood, stream) if looked else guess(likelihood)
+    into = target.rest.project(into)
+    first = target.first_frames(max(MIN_WINDOW, round(WINDOWS[0] * likelihood.target.shape[1])))
+    if not looked:  # a scan has led its guesses to the data
+        state = first.climb(state, into, num_rounds=1).state
     table = first.likelihood.table(first.likelihood.path(state, into))
     return state, structure_from(target.rest.most_likely(table, into), into)
 

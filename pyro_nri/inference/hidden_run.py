@@ -11,12 +11,20 @@ from torch import Tensor
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.inference.hidden import Candidates, HiddenTarget, sample, search
-from pyro_nri.inference.hidden_chaotic import sample_chaotic
+from pyro_nri.inference.hidden import HiddenTarget, sample, search
+from pyro_nri.inference.hidden_chaotic import (
+    ChaoticDraws,
+    RoughPath,
+    hopeful,
+    log_marginal_without,
+    rough_path,
+    sample_chaotic,
+)
 from pyro_nri.inference.hidden_edges import make_rest
+from pyro_nri.inference.hidden_smoothing import NUM_WARMUP
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.model.hidden import HiddenLikelihood, check_unshared
+from pyro_nri.model.hidden import HiddenLikelihood, check_unshared, is_stiff
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.model.structures import StructureDistribution
@@ -54,8 +62,8 @@ def infer_hidden(
     initial state has a standard normal prior in scaled units, their edges the model's prior of structures.
 
     Where forces change fast within a frame, as those of charges do, a path that runs free from its first frame goes
-    astray at the first close encounter. The number of hidden entities is still weighed by such paths; draws are of
-    paths whose frames lie near what the laws make of the one before (:mod:`hidden_chaotic`), each held for several.
+    astray at the first close encounter. There draws are of paths whose frames lie near what the laws make of the one
+    before (:mod:`hidden_chaotic`), each held for several, and numbers of hidden entities are weighed by such paths.
 
     Computed on the CPU, wherever the model is: of few numbers, in many small steps.
 
@@ -94,8 +102,10 @@ def infer_hidden(
         part, known = scenes[some], None if structure is None else structure[some]
         stream = Stream(seed, keys(part.group_names), num_chains)
         with torch.no_grad():
-            runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
-            _follow(runs, numbers, model, part, known, stream)
+            if is_stiff(model.impulse_parts[0]):
+                runs = _run_chaotic(model, part, numbers, known, stream, num_draws)
+            else:
+                runs = [_run(model, part, number, known, stream, num_draws, num_warmup) for number in numbers]
         return _most_probable(runs, numbers, part, model.structure_prior(model.prepare(part)), seed)
 
     return run_chunks(scenes, CHUNK_SCENES, run, resume=resume, on_chunk=on_chunk, show_progress=show_progress)
@@ -136,6 +146,8 @@ def checked_numbers(
     if structure is not None:
         if num_hidden == "auto":
             raise ValueError("structure says how many entities are hidden, so num_hidden cannot be 'auto'")
+        if num_hidden == 0:
+            raise ValueError("structure is known and num_hidden is 0: there is nothing left to infer")
         wanted = [scenes.num_scenes, edges.num_edges(scenes.num_entities + most)]
         if list(structure.shape) != wanted:
             raise ValueError(f"structure must be long {wanted} for these scenes, found {list(structure.shape)}")
@@ -154,7 +166,6 @@ class _Run(NamedTuple):
     log_marginal: Tensor
     log_error: Tensor
     num_evaluations: int
-    found: Candidates | None = None
 
 
 def _run(
@@ -166,7 +177,7 @@ def _run(
     num_draws: int,
     num_warmup: int,
 ) -> _Run:
-    if number == 0 and structure is None:
+    if number == 0:
         return _run_without(model, scenes, stream, num_draws)
     fine = hidden_target(model, scenes, number, structure)
     coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
@@ -183,7 +194,6 @@ def _run(
         drawn.integral.log_value,
         drawn.integral.log_error,
         drawn.num_evaluations,
-        found if fine.likelihood.is_stiff else None,
     )
 
 
@@ -223,43 +233,77 @@ def _paths(target: HiddenTarget, state: Tensor, edge_type: Tensor) -> Tensor:
     return target.likelihood.path(states[index], incoming[..., number:, :]).state
 
 
-def _follow(
-    runs: list[_Run],
-    numbers: tuple[int, ...],
+def _run_chaotic(
     model: SceneModel,
     scenes: Scenes,
+    numbers: tuple[int, ...],
     structure: Tensor | None,
     stream: Stream,
-) -> None:
-    """Where forces change fast, put draws of paths near the laws in place of paths that run free.
-
-    Only in scenes whose most probable number of hidden entities it is.
-    """
-    chosen = torch.stack([run.log_marginal for run in runs]).argmax(0)
-    for place, (run, number) in enumerate(zip(runs, numbers, strict=True)):
-        some = (chosen == place).nonzero()[:, 0]
-        if run.found is None or len(some) == 0:
+    num_draws: int,
+) -> list[_Run]:
+    """Runs of each number where forces change fast: draws in scenes where it may be the most probable, else none."""
+    rough: list[RoughPath | None] = []
+    evidence = []
+    for number in numbers:
+        here = stream.child(f"{number} hidden")
+        if number == 0:
+            rough.append(None)
+            evidence.append(log_marginal_without(model, scenes, here))
             continue
-        part, known = scenes[some], None if structure is None else structure[some]
-        num_draws = run.log_joint.shape[1]
-        count = min(num_draws, -(-NUM_PATHS // stream.num_chains))
-        drawn = sample_chaotic(
-            model,
-            part,
-            hidden_target(model, part, number, known),
-            Candidates(*(each[:, some] for each in run.found)),
-            known,
-            replace(stream.child(f"{number} hidden"), keys=stream.keys[some]),
-            num_draws=count,
-        )
-        held = torch.arange(num_draws) * count // num_draws  # a path is held for several draws: it is dear
-        run.state[:, :, some] = drawn.path[:, held, :, 0]
-        run.edge_type[:, :, some] = drawn.edge_type[:, held]
-        run.log_joint[:, :, some] = drawn.log_joint[:, held]
-        run.proposed[:, :, some] = (held.diff(prepend=held[:1] - 1) > 0)[:, None]
-        run.accepted[:, :, some] = drawn.accepted[:, held] & run.proposed[:, :, some]
-        each = drawn.path.transpose(0, 1).flatten(0, 1)
-        run.path[:, some] = each[torch.linspace(0, len(each) - 1, NUM_PATHS).round().long()]
+        target = hidden_target(model, scenes, number, structure)
+        found = rough_path(model, scenes, target, structure, here.one())
+        rough.append(found)
+        evidence.append(found.log_evidence)
+    hopes = hopeful(torch.stack(evidence), scenes.num_entities * (scenes.num_frames - 1))
+    runs = []
+    for number, each, log_evidence, hope in zip(numbers, rough, evidence, hopes, strict=True):
+        if each is None:
+            run = _run_without(model, scenes, stream, num_draws)
+            runs.append(run._replace(log_marginal=log_evidence))
+            continue
+        run = _of_rough(each, stream.num_chains, num_draws)
+        some = hope.nonzero()[:, 0]
+        if len(some):
+            known = None if structure is None else structure[some]
+            here = replace(stream.child(f"{number} hidden"), keys=stream.keys[some])
+            count = min(num_draws, -(-NUM_PATHS // stream.num_chains))
+            part = RoughPath(each.motion[some], each.path[some], each.log_evidence[some])
+            _fill(run, some, sample_chaotic(model, scenes[some], part, known, here, num_draws=count))
+            run = run._replace(num_evaluations=NUM_WARMUP + count)
+        runs.append(run)
+    return runs
+
+
+def _of_rough(rough: RoughPath, num_chains: int, num_draws: int) -> _Run:
+    """A run that stays at rough paths."""
+    motion, shape = rough.motion, (num_chains, num_draws, len(rough.path))
+    raw = rough.path * motion.scale + motion.offset
+    never = torch.zeros(shape, dtype=torch.bool)
+    return _Run(
+        raw[:, 0].expand(*shape[:2], *raw[:, 0].shape).clone(),
+        raw.expand(NUM_PATHS, *raw.shape).clone(),
+        motion.structure.expand(*shape, -1).clone(),
+        rough.log_evidence.expand(shape).clone(),
+        never,
+        never.clone(),
+        rough.log_evidence.clone(),
+        torch.full_like(rough.log_evidence, torch.inf),
+        0,
+    )
+
+
+def _fill(run: _Run, some: Tensor, drawn: ChaoticDraws) -> None:
+    """Put draws of some scenes in their place."""
+    num_draws, count = run.log_joint.shape[1], drawn.log_joint.shape[1]
+    held = torch.arange(num_draws) * count // num_draws  # a path is held for several draws: it is dear
+    run.state[:, :, some] = drawn.path[:, held, :, 0]
+    run.edge_type[:, :, some] = drawn.edge_type[:, held]
+    run.log_joint[:, :, some] = drawn.log_joint[:, held]
+    run.proposed[:, :, some] = (held.diff(prepend=held[:1] - 1) > 0)[:, None]
+    run.accepted[:, :, some] = drawn.accepted[:, held] & run.proposed[:, :, some]
+    each = drawn.path.transpose(0, 1).flatten(0, 1)
+    run.path[:, some] = each[torch.linspace(0, len(each) - 1, NUM_PATHS).round().long()]
+    run.log_marginal[some], run.log_error[some] = drawn.log_marginal, drawn.log_error
 
 
 def _most_probable(

@@ -180,8 +180,9 @@ class HiddenMotion:
         return self._residual(path, prediction), context
 
     def log_start(self, path: Tensor) -> Tensor:
-        """Log density of the first frame of paths, ``[*batch, R]``, up to a constant."""
-        return -path[..., 0, :, :].square().sum((-1, -2)) / 2
+        """Log density of the first frame of paths, ``[*batch, R]``."""
+        first = path[..., 0, :, :]
+        return -(first.square() + math.log(2 * math.pi)).sum((-1, -2)) / 2
 
     def log_density(self, path: Tensor) -> Tensor:
         """Of paths ``[*batch, R, T, N_hidden, D]``: ``[*batch, R]``, -inf where it is not finite."""

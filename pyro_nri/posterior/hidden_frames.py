@@ -55,8 +55,9 @@ def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
         tree: a posterior with hidden entities.
 
     Returns:
-        Columns ``scene``, ``num_hidden``, ``log_marginal``, ``log_marginal_error`` (standard error), ``probability``
-        (every number that was tried equally likely before the data), ``chosen`` (whether the draws have this number).
+        Columns ``scene``, ``num_hidden``, ``log_marginal``, ``log_marginal_error`` (standard error; inf for a number
+        far too improbable to be followed up), ``probability`` (every number that was tried equally likely before the
+        data), ``chosen`` (whether the draws have this number).
 
     Raises:
         ValueError: the posterior has no hidden entities.

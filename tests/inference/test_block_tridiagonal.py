@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_nri.inference.block_tridiagonal import colour, factorise, solve, whiten
+from pyro_nri.inference.block_tridiagonal import colour, factorise, log_volume, solve, whiten
 
 
 def chains(num_frames=5, size=3, rows=4):
@@ -34,6 +34,7 @@ def test_means_deviations_and_exponents_are_those_of_dense_matrices():
     torch.testing.assert_close(whiten(factor, colour(factor, right)), right)
     exponent = torch.einsum("ri,rij,rj->r", right.flatten(1), precision, right.flatten(1))
     torch.testing.assert_close(whiten(factor, right).square().sum((-1, -2)), exponent)
+    torch.testing.assert_close(2 * log_volume(factor).sum(-1), torch.logdet(precision))
 
 
 @pytest.mark.parametrize("place", [0, 3])

@@ -192,6 +192,8 @@ def test_bad_input_is_named(springs, whole):
         infer_hidden(springs, scenes, 1, num_draws=0, **options)
     with pytest.raises(ValueError, match="cannot be 'auto'"):
         infer_hidden(springs, scenes, "auto", structure=whole.edge_type, **options)
+    with pytest.raises(ValueError, match="num_hidden is 0: there is nothing left to infer"):
+        infer_hidden(springs, scenes, 0, structure=whole.edge_type[:, :20], **options)
     with pytest.raises(ValueError, match=r"structure must be long \[3, 30\]"):
         infer_hidden(springs, scenes, 1, structure=whole.edge_type[:, :20], **options)
     with pytest.raises(ValueError, match="must not share structures"):

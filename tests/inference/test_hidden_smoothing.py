@@ -9,7 +9,7 @@ import torch
 
 from pyro_nri.inference import hidden_smoothing
 from pyro_nri.inference.hidden_run import infer_hidden
-from pyro_nri.inference.hidden_smoothing import climb, draw_paths, improve
+from pyro_nri.inference.hidden_smoothing import climb, draw_paths, improve, log_integral
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.learning.checkpoint import load_model
 from pyro_nri.model.hidden_motion import HiddenMotion
@@ -63,6 +63,10 @@ def test_draws_of_linear_motion_have_the_moments_of_the_normal_distribution():
         # All numbers of the path at once, by the Hessian of the log density itself.
         precision = -torch.func.hessian(lambda x: motion.log_density(x.view(1, 6, 1, 2))[0])(mode.flatten())
         drawn = draw_paths(motion, mode, Stream(0, keys(scenes.scene_names), 50), num_draws=40)
+        exact = motion.log_density(mode)[0] + 6 * math.log(2 * math.pi) - torch.linalg.slogdet(precision).logabsdet / 2
+        rough = log_integral(motion, mode)[0]
+    torch.testing.assert_close(drawn.integral.log_value[0], exact, atol=1e-3, rtol=0)
+    torch.testing.assert_close(rough, exact, atol=1e-3, rtol=0)
     covariance = torch.linalg.inv(precision)
     sd = covariance.diagonal().sqrt()
     value = drawn.path.flatten(0, 1).flatten(1)  # [2000, 12]
@@ -98,6 +102,12 @@ def test_draws_under_robust_noise_agree_with_importance_sampling():
     error = (variance * (1 / effective + 1 / 2000)).sqrt()
     assert ((value.mean(0) - mean).abs() < 4.5 * error).all()
     tail = ((exact - mean).abs() > 1.5 * variance.sqrt()).double()
+    # What the data are worth: the same average is their likelihood.
+    log_marginal = float(seen.logsumexp(0)) - math.log(many)
+    assert abs(float(drawn.integral.log_value[0]) - log_marginal) < 4.5 * math.hypot(
+        float(drawn.integral.log_error[0]), effective**-0.5
+    )
+    assert float(drawn.integral.log_error[0]) < 0.1
     share = weight @ tail
     found = ((value - mean).abs() > 1.5 * variance.sqrt()).double().mean(0)
     assert ((found - share).abs() < 4.5 * (share * (1 / effective + 1 / 2000)).sqrt()).all()
@@ -222,3 +232,18 @@ def test_draws_of_a_scene_do_not_depend_on_others():
         alone = draw_paths(motion, true, Stream(0, keys(["other"]), 3), num_draws=3)
     torch.testing.assert_close(both.path[:, :, 1:], alone.path)
     assert (both.path[:, :, 0] != both.path[:, :, 1]).any()
+
+
+@pytest.mark.slow
+def test_numbers_of_hidden_charges_are_told_apart():
+    checkpoint = load_model(MODELS / "charged5.pt")
+    options = {"num_chains": 2, "num_draws": 20, "seed": 0}
+    for number in (0, 1, 2):
+        whole = simulate("charged", 1, num_entities=4 + number, seed=40 + number, num_frames=12)
+        drawn = infer_hidden(checkpoint.model, hide(whole, 4), "auto", **options)
+        assert drawn.hidden.num_hidden.tolist() == [number]
+        assert drawn.hidden.probability[number, 0] > 0.99
+        assert np.isfinite(drawn.hidden.log_marginal).all()
+        assert np.isfinite(drawn.log_marginal_error).all()
+        # What the draws are of explains the frames; fewer hidden ones leave hundreds of nats.
+        assert (drawn.hidden.log_marginal[:number] < drawn.hidden.log_marginal[number] - 100).all()
