@@ -87,6 +87,9 @@ class Counted(AbstractLikelihood):
         self.count += int(changed.any(-1).sum())
         return self.inner.receiver_terms(structure, known)
 
+    def likely_types(self) -> torch.Tensor | None:
+        return self.inner.likely_types()
+
     def edge_alternatives(self, structure: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
         self.count += edge.numel() * (self.num_edge_types - 1)
         return self.inner.edge_alternatives(structure, edge)

@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from pyro_nri.inference import metropolis
+from pyro_nri.inference.blocks import ReceiverBlock
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.inference.proposals import AbstractProposal, Mixture, ReceiverBlock, UniformEdge
+from pyro_nri.inference.proposals import AbstractProposal, Mixture, UniformEdge
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget
 from pyro_nri.learning.bouncegrad import BounceGrad

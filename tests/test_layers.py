@@ -88,7 +88,9 @@ ORDER: dict[str, Sequence[str]] = {
             "rounds",
             "particle_gibbs",
             "propagated",
-            "joint",
+            "blocks",
+            "trees",
+            "learned",
             "delayed",
         ],
         *[

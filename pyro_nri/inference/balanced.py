@@ -58,7 +58,7 @@ class BalancedEdge(AbstractProposal):
         log_reverse = back.gather(-1, place * num_types + old).squeeze(-1)
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(doubt[..., self.incoming].sum(-1))
 
     def _log_weight(self, structure: Tensor, edge: Tensor, temperature: float | Tensor) -> Tensor:

@@ -25,6 +25,8 @@ from pyro_nri.scenes.scenes import Scenes
 
 #: Shorter warm-ups say too little of the edges.
 MIN_WARMUP = 20
+#: About how many structures of warm-up moves learn from.
+NUM_KEPT = 200
 
 
 class Chains:
@@ -33,9 +35,10 @@ class Chains:
     The first ``num_warmup`` steps follow the schedule; all others are at temperature exactly 1. Where a likelihood can
     be blunted, the first half of warm-up takes blunt ones in turn instead: when the noise is tiny, no temperature makes
     a path through structures that are all out of the question, but wide noise does. (Records have the temperature that
-    the schedule says, so that it is 1 where the target is the posterior.) What each chain saw of
-    the edges in the second half of warm-up sets how often its moves choose them; then that is frozen. With a ladder of
-    R replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder instead.
+    the schedule says, so that it is 1 where the target is the posterior.) What each chain saw of the edges in the
+    second half of warm-up sets how often its moves choose them, and teaches moves that learn; then that is frozen. With
+    a ladder of R replicas each chain is R of them, only the one at temperature 1 is kept, and warm-up sets the ladder
+    instead.
 
     Args:
         target: the posterior.
@@ -78,9 +81,10 @@ class Chains:
         self.state = metropolis.init({"edge_type": structure}, target)
         # How often each edge had each type in the second half of warm-up, [C, G, E, K].
         self.counts = torch.zeros(*self.structure.shape, target.prior.num_edge_types, device=structure.device)
+        self.kept: list[Tensor] = []  # some of the same structures
         if seen is not None:
-            for each in seen[:, num_warmup // 2 : num_warmup].unbind(1):
-                self._count(each)
+            for step in range(num_warmup // 2, min(num_warmup, seen.shape[1])):
+                self._count(seen[:, step], step)
         if number >= num_warmup:
             self._adapt()
 
@@ -113,7 +117,7 @@ class Chains:
         )
         info = self._exchange(self.ladder, info) if self.ladder is not None else info._replace(temperature=scheduled)
         if self.num_warmup // 2 <= self.number < self.num_warmup:
-            self._count(self.structure)
+            self._count(self.structure, self.number)
         self.number += 1
         if self.number == self.num_warmup:
             self._adapt()
@@ -126,17 +130,21 @@ class Chains:
             self.blunt = ()
         return self.blunt[self.number * len(self.blunt) // half] if self.blunt else self.own
 
-    def _count(self, structure: Tensor) -> None:
+    def _count(self, structure: Tensor, number: int) -> None:
+        if number % max(1, self.num_warmup // (2 * NUM_KEPT)) == 0:
+            self.kept.append(structure.to(torch.int8))
         index = structure.long()[..., None]
         self.counts.scatter_add_(-1, index, torch.ones_like(index, dtype=self.counts.dtype))
 
     def _adapt(self) -> None:
-        """At the end of warm-up: moves prefer edges in doubt, those whose type was not always the same."""
+        """At the end of warm-up: moves prefer edges in doubt, and learn from what was seen."""
         if self.ladder is not None or self.num_warmup < MIN_WARMUP:
             return
         count = self.counts + 0.5
         probability = count / count.sum(-1, keepdim=True)
-        self.proposal.adapt((1 - probability.square().sum(-1)).clamp(min=0).sqrt().double())
+        doubt = (1 - probability.square().sum(-1)).clamp(min=0).sqrt().double()
+        self.proposal.adapt(doubt, torch.stack(self.kept, 1))
+        self.kept = []
 
     def _exchange(self, ladder: Ladder, info: metropolis.Info) -> metropolis.Info:
         """Fresh draws for the replica at the prior, exchanges between neighbours; in warm-up the ladder is set."""

@@ -57,5 +57,5 @@ class Delayed(AbstractProposal):
         gain = metropolis.log_joint_ratio(state.score, start.score, temperature)
         return Move(state.latents, gain, gain.new_zeros(gain.shape), 0)
 
-    def adapt(self, doubt: Tensor) -> None:
-        self.proposal.adapt(doubt)
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
+        self.proposal.adapt(doubt, seen)

@@ -71,6 +71,12 @@ class IncomingDistribution(dist.TorchDistribution):
         self.coupling = torch.where(speaks[..., :, None, :, None], coupling, torch.zeros_like(coupling))
         super().__init__(senders[:-1], senders[-1:], validate_args=validate_args)
 
+    @classmethod
+    def edge_by_edge(cls, probability: Tensor, exists: Tensor) -> "IncomingDistribution":
+        """Senders that say nothing of one another, from the probability of each type, ``[*batch, N - 1, K]``."""
+        coupling = probability.new_zeros(*probability.shape, *probability.shape[-2:])
+        return cls(probability.clamp(min=1e-300).log(), coupling, exists=exists, validate_args=False)
+
     @property
     def support(self) -> constraints.Constraint:
         """Types 0 to K - 1 for each sender."""

@@ -62,7 +62,7 @@ class UniformLabel(AbstractProposal):
         new = self.prior.structure_of(labels.scatter(-1, entity, label % self.prior.num_labels))
         return _move(structure, new, -labelings.log_count, -self.prior.labelings(new).log_count, labelings.log_count)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(_doubt_of_entities(doubt))
 
 
@@ -104,7 +104,7 @@ class AbstractLabelBlock(AbstractProposal):
         log_forward = log_prob.gather(0, chosen)[0] - labelings.log_count
         return _move(structure, new, log_forward, log_reverse, labelings.log_count)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(_doubt_of_entities(doubt))
 
 

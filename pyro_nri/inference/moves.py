@@ -37,14 +37,16 @@ class AbstractProposal(ABC):
             temperature: of the step, for moves that draw from a conditional of the target: a number or ``[C, G]``.
         """
 
-    def adapt(self, doubt: Tensor) -> None:  # noqa: B027 (a move without a choice has nothing to adapt)
-        """From now on, choose more often what is in doubt. Called once, between warm-up and the draws.
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:  # noqa: B027 (a move may have nothing to adapt)
+        """From now on, propose what warm-up makes likely. Called once, between warm-up and the draws.
 
-        What is chosen does not depend on the state, so any weights leave the posterior invariant once they are frozen
+        Neither depends on the state any more, so that moves leave the posterior invariant once they are frozen
         (Roberts & Rosenthal 2007, "Coupling and ergodicity of adaptive Markov chain Monte Carlo algorithms").
 
         Args:
-            doubt: how uncertain each edge was in warm-up, zero or more, ``[C, G, E]``.
+            doubt: how uncertain each edge was in warm-up, zero or more, ``[C, G, E]``: what is in doubt is chosen more
+                often.
+            seen: structures of some steps of warm-up, ``[C, S, G, E]``, where they were kept.
         """
 
 

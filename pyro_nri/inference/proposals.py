@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.balanced import BalancedEdge
+from pyro_nri.inference.blocks import JointBlock, ReceiverBlock
 from pyro_nri.inference.delayed import Delayed
 from pyro_nri.inference.exact import code_log_prior
 from pyro_nri.inference.incoming import IncomingDistribution
-from pyro_nri.inference.joint import JointBlock
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
+from pyro_nri.inference.learned import LearnedBlock
 from pyro_nri.inference.metropolis import Latents, Move
 from pyro_nri.inference.moves import AbstractProposal as AbstractProposal
 from pyro_nri.inference.moves import Choice, entity_mask, proposed_probability, shift
@@ -35,6 +36,8 @@ PROPOSALS = ("auto", "uniform", "neural", "exact", "balanced", "rounds", "delaye
 TABLE_WEIGHT = 0.06
 #: Weight of guesses for all edges at once beside the moves of single ones.
 PROPAGATED_WEIGHT = 0.5
+#: Weight of blocks learned in warm-up beside the moves of single edges and pairs, and the encoder's blocks.
+LEARNED_WEIGHT = 6.0
 #: Steps on the surrogate posterior in one delayed move.
 DELAYED_STEPS = 4
 
@@ -62,7 +65,7 @@ class UniformEdge(AbstractProposal):
         zero = torch.zeros_like(uniform[..., 0])
         return Move({"edge_type": new}, zero, zero, 0)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(doubt)
 
 
@@ -98,58 +101,8 @@ class UniformPair(AbstractProposal):
         zero = torch.zeros_like(uniform[..., 0])
         return Move({"edge_type": structure.scatter(-1, edge, new)}, zero, zero, 0)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(doubt[..., self.both].sum(-1))
-
-
-class ReceiverBlock(AbstractProposal):
-    """All incoming edges of one receiver at once from given edge probabilities.
-
-    The paper's learned proposal (section 4): a receiver is chosen, then each of its incoming edges is drawn from ``(1
-    - floor) q + floor / K``. Under a tied prior the outgoing edges follow, with the mean of the two directions' log
-    probabilities.
-
-    Args:
-        prior: prior of the G structures.
-        log_q: log probability of each type at each edge, ``[G, E, K]``, for example an encoder's.
-        floor: share of the uniform distribution, which keeps every structure in reach.
-        scan: "random" receiver, or receivers in "turn".
-
-    Raises:
-        ValueError: a shape does not fit, ``floor`` is not in [0, 1] or ``scan`` is unknown.
-    """
-
-    move_names = ("receiver_block",)
-
-    def __init__(
-        self, prior: StructureDistribution, log_q: Tensor, *, floor: float = 0.05, scan: str = "random"
-    ) -> None:
-        num_entities = prior.num_entities
-        self.tied = prior.tied
-        self.incoming = edges.incoming_edges(num_entities).to(log_q.device)  # [N, N - 1]
-        self.reverse = edges.reverse_edges(num_entities).to(log_q.device)
-        self.choose = Choice(entity_mask(prior.edge_mask), scan)
-        self.probability = proposed_probability(prior, log_q, floor)  # [G, E, K]
-        self.log_q = self.probability.log()
-        self.num_uniforms = num_entities
-        self.is_irreducible = floor > 0 and isinstance(prior, PairwiseDistribution)
-
-    def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
-        structure = latents["edge_type"]
-        receiver = self.choose(uniform[..., 0], step)
-        edge = self.incoming[receiver]  # [C, G, N - 1]
-        group = torch.arange(structure.shape[1], device=edge.device)[:, None]
-        new = categorical(self.probability[group, edge], uniform[..., 1:])
-        log_q = self.log_q[group, edge]  # [C, G, N - 1, K]
-        log_forward = log_q.gather(-1, new[..., None]).sum((-2, -1))
-        log_reverse = log_q.gather(-1, structure.gather(-1, edge)[..., None]).sum((-2, -1))
-        moved = structure.scatter(-1, edge, new)
-        if self.tied:
-            moved = moved.scatter(-1, self.reverse[edge], new)
-        return Move({"edge_type": moved}, log_forward, log_reverse, 0)
-
-    def adapt(self, doubt: Tensor) -> None:
-        self.choose.prefer(doubt[..., self.incoming].sum(-1))
 
 
 class ExactReceiver(AbstractProposal):
@@ -223,7 +176,7 @@ class ExactReceiver(AbstractProposal):
         log_reverse = log_prob.gather(-1, old).squeeze(-1)
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(doubt[..., self.incoming].sum(-1))
 
     def _outgoing(self, structure: Tensor, codes: Tensor, receiver: Tensor, group: Tensor) -> Tensor:
@@ -235,6 +188,21 @@ class ExactReceiver(AbstractProposal):
         value = self.table[group[:, None, None], other[..., None], alternatives]  # [C, G, N - 1, K]
         per_code = value[..., torch.arange(self.types.shape[-1], device=base.device), self.types]  # [C, G, R, N - 1]
         return per_code.sum(-1)
+
+
+def _start(
+    prior: StructureDistribution,
+    likelihood: AbstractLikelihood | None,
+    log_q: Tensor,
+    incoming: IncomingDistribution | None,
+) -> IncomingDistribution:
+    """What learned blocks start from: guesses of the likelihood where it makes some, else the encoder's blocks."""
+    guess = None if likelihood is None else likelihood.likely_types()
+    if guess is None and incoming is not None:
+        return incoming
+    log_q = log_q if guess is None else guess.double().clamp(min=1e-300).log()
+    into = edges.incoming_edges(prior.num_entities).to(log_q.device)
+    return IncomingDistribution.edge_by_edge(proposed_probability(prior, log_q, 0.0)[:, into], prior.edge_mask[:, into])
 
 
 class Mixture(AbstractProposal):
@@ -272,9 +240,9 @@ class Mixture(AbstractProposal):
         before = sum(len(proposal.move_names) for proposal in self.proposals[:number])
         return move._replace(kind=before + move.kind)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         for proposal in self.proposals:
-            proposal.adapt(doubt)
+            proposal.adapt(doubt, seen)
 
     def component(self, step: int) -> int:
         """Number of the component that is used at a step."""
@@ -298,7 +266,8 @@ def make_proposal(
 
     Args:
         name: "uniform" (single edges and pairs; pairs alone under a tied prior; one label, and sometimes a draw of the
-            prior, under one over labels), "neural" (receiver blocks or labels from an encoder, in turn), "exact"
+            prior, under one over labels), "neural" (receiver blocks or labels from an encoder, in turn, and
+            receiver blocks learned in warm-up, which start from the likelihood's guesses or the encoder), "exact"
             (exact receiver blocks or labels, in turn), "balanced" (locally balanced single edges) or "rounds" (edges
             of all receivers from their conditionals, and joint blocks where the likelihood is linear in the types),
             neither of them under a prior over labels, "delayed" (moves that a surrogate likelihood has accepted), or
@@ -356,7 +325,13 @@ def make_proposal(
             moves.append((ExactReceiver(prior, exact, scan=scan), 3.0))
         if learned is not None:
             block = JointBlock(prior, incoming, scan=scan) if incoming else ReceiverBlock(prior, learned, scan=scan)
-            moves.append((block, 1.0 if name == "auto" else 3.0))
+            moves.append((block, 1.0))
+        if (
+            learned is not None
+            and exact is None
+            and (likelihood is None or name == "neural" or not likelihood.is_cached)
+        ):
+            moves.append((LearnedBlock(prior, _start(prior, likelihood, learned, incoming), scan=scan), LEARNED_WEIGHT))
         informed = likelihood if name in ("balanced", "rounds") else None
         if name == "auto" and table is None and likelihood is not None and likelihood.is_cached:
             informed = likelihood

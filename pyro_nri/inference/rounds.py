@@ -63,7 +63,7 @@ class EdgeRound(AbstractProposal):
         log_reverse = back.gather(-1, structure.gather(-1, edge)[..., None]).sum((-2, -1))
         return Move({"edge_type": moved}, log_forward, log_reverse, 0)
 
-    def adapt(self, doubt: Tensor) -> None:
+    def adapt(self, doubt: Tensor, seen: Tensor | None = None) -> None:
         self.choose.prefer(doubt[..., self.edges].sum(-1))
 
 

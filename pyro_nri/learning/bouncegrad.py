@@ -10,11 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_nri.inference import metropolis
+from pyro_nri.inference.blocks import ReceiverBlock
 from pyro_nri.inference.encoder import Encoder, log_q
 from pyro_nri.inference.evidence import choose_table
 from pyro_nri.inference.exact import can_enumerate, enumerate_posterior
 from pyro_nri.inference.metropolis import Latents
-from pyro_nri.inference.proposals import AbstractProposal, Mixture, ReceiverBlock, UniformEdge, UniformPair
+from pyro_nri.inference.proposals import AbstractProposal, Mixture, UniformEdge, UniformPair
 from pyro_nri.inference.schedules import AdaptiveTemperature, falling_target, geometric
 from pyro_nri.inference.streams import Stream, generator, keys
 from pyro_nri.inference.target import StructureTarget

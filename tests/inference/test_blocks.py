@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
+from pyro_nri.inference.blocks import JointBlock, ReceiverBlock
 from pyro_nri.inference.encoder import learned_q, log_q
 from pyro_nri.inference.incoming import IncomingDistribution
-from pyro_nri.inference.joint import JointBlock
 from pyro_nri.inference.kernel import StructureKernel
-from pyro_nri.inference.proposals import ReceiverBlock, make_proposal
+from pyro_nri.inference.proposals import make_proposal
 from pyro_nri.inference.run import infer
 from pyro_nri.model.priors import make_prior
 from pyro_nri.scenes import edges

@@ -17,10 +17,11 @@ from pyro import poutine
 from scipy import stats
 
 from pyro_nri.inference import metropolis
+from pyro_nri.inference.blocks import ReceiverBlock
 from pyro_nri.inference.chains import make_chains, surrogate_of
 from pyro_nri.inference.encoder import log_q
 from pyro_nri.inference.metropolis import Move
-from pyro_nri.inference.proposals import AbstractProposal, Mixture, ReceiverBlock, UniformEdge
+from pyro_nri.inference.proposals import AbstractProposal, Mixture, UniformEdge
 from pyro_nri.inference.run import infer
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.inference.target import StructureTarget

@@ -19,15 +19,14 @@ from scipy import integrate, stats
 
 from pyro_nri.inference import metropolis
 from pyro_nri.inference.balanced import BalancedEdge
+from pyro_nri.inference.blocks import JointBlock, ReceiverBlock
 from pyro_nri.inference.encoder import Encoder, learned_q
 from pyro_nri.inference.encoder import log_q as encoder_log_q
 from pyro_nri.inference.incoming import IncomingDistribution
-from pyro_nri.inference.joint import JointBlock
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.proposals import (
     ExactReceiver,
     Mixture,
-    ReceiverBlock,
     UniformEdge,
     UniformPair,
     make_proposal,
@@ -420,6 +419,10 @@ def build(name, prior_name, num_types, temperature):
             "uniform_pair": Component(pair()),
             "receiver_block": Component(problem.block_choices(log_q, 0.05), turn=True),
             "joint_block": Component(problem.joint_choices(incoming, 0.05), turn=True),
+            "learned_block": Component(  # before warm-up has taught them anything
+                problem.joint_choices(incoming, 0.05) if "joint" in name else problem.block_choices(log_q, 0.05),
+                turn=True,
+            ),
             "exact_receiver": Component(problem.exact_choices(temperature), turn=True),
             "balanced_edge": balanced[1],
             "edge_round": Component(problem.round_choices(temperature)),
@@ -566,7 +569,7 @@ def test_reported_probabilities(any_case, temperature):
         assert kind == number
         assert case.proposal.move_names[kind] in (
             *("uniform_edge", "uniform_pair", "receiver_block", "exact_receiver", "balanced_edge"),
-            *("joint_block", "edge_round"),
+            *("joint_block", "learned_block", "edge_round"),
             *("uniform_label", "prior_draw", "label_block", "exact_label"),
         )
         if case.proposal.move_names[kind] == "uniform_edge" and case.problem.tied:
