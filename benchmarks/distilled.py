@@ -32,10 +32,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from efficiency import Counted
 
 from pyro_nri.fitting import fit
-from pyro_nri.inference.chains import make_chains
+from pyro_nri.inference.blocks import JointBlock
+from pyro_nri.inference.chains import Chains
 from pyro_nri.inference.encoder import learned_q
 from pyro_nri.inference.exact import FactorisedPosterior, enumerate_posterior
 from pyro_nri.inference.incoming import IncomingDistribution
+from pyro_nri.inference.proposals import ExactReceiver, Mixture, UniformEdge, UniformPair
+from pyro_nri.inference.schedules import geometric
+from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.inference.target import StructureTarget
 from pyro_nri.learning.checkpoint import Checkpoint, load_checkpoint
 from pyro_nri.learning.distill import distill
 from pyro_nri.model.receivers import code_types
@@ -76,7 +81,7 @@ def code_log_prob(joint: IncomingDistribution, num_types: int) -> torch.Tensor:
 
 
 def proposals(found: Checkpoint, distilled: Checkpoint, scenes: Scenes) -> dict[str, dict[str, Any]]:
-    """What :func:`make_chains` is given under each name: log probabilities of edges, joint distributions."""
+    """What blocks are drawn from under each name: log probabilities of edges, joint distributions."""
     num_types, num_entities = found.spec.num_edge_types, scenes.num_entities
     assert found.encoder is not None
     assert distilled.encoder is not None
@@ -168,24 +173,25 @@ def run(
         for row in rows:
             kind = row["proposal"]
             likelihood = Counted(table)
-            chains = make_chains(
-                table if kind == "exact" else likelihood,
-                prior,
-                group_names=prepared.group_names,
-                proposal="exact" if kind == "exact" else "neural",
-                **given[kind],
-                num_chains=4,
+            block = (
+                ExactReceiver(prior, table, scan="turn")
+                if kind == "exact"
+                else JointBlock(prior, as_joint(**given[kind]), floor=FLOOR, scan="turn")
+            )
+            chains = Chains(
+                StructureTarget(table if kind == "exact" else likelihood, prior),
+                Mixture([UniformPair(prior), UniformEdge(prior), block], [1.0, 1.0, 3.0], seed=seed),
+                Stream(seed, keys(prepared.group_names), 4),
+                schedule=geometric(30.0, 1.0, num_steps // 8),
                 num_warmup=num_steps // 4,
-                start_temperature=30.0,
-                seed=seed,
             )
             chains.record(num_steps // 4, 1, prepared.group_names)
             likelihood.count, started = 0, time.perf_counter()
             drawn = chains.record(num_steps, 1, prepared.group_names)
             row |= {"chain_scenes": len(chosen), "chains": 4, "steps": num_steps, "doubtful_edges": len(doubtful)}
             row["acceptance"] = drawn.accepted.sum() / max(1, drawn.proposed.sum())
-            block = [number for number, move in enumerate(drawn.move_names) if move.endswith(("block", "receiver"))]
-            is_block = np.isin(drawn.move_kind, block)
+            moves = [number for number, move in enumerate(drawn.move_names) if move.endswith(("block", "receiver"))]
+            is_block = np.isin(drawn.move_kind, moves)
             row["acceptance_of_blocks"] = drawn.accepted[:, is_block].sum() / max(1, drawn.proposed[:, is_block].sum())
             row["seconds"] = time.perf_counter() - started
             flat = drawn.edge_type.reshape(4, num_steps, -1)
