@@ -6,7 +6,8 @@ Scenes of NRI's protocol, 49 frames, the models of ``data/models``; 4 recorded p
 edges, and 5 recorded and a hidden one with unknown edges; of springs those in which the hidden one pulls on something.
 ``find_hidden`` with so many guesses from what motion leaves unexplained, and from prior draws alone (as the paper
 starts), then ``infer_hidden`` with 4 chains. An evaluation is a path of the hidden particle over all frames (over part
-of them, that part), with what it does to the others. ``found``: scenes with a mean squared error below 1e-6, scaled
+of them, that part), with what it does to the others; where forces change fast, frames predicted from those before count
+as so much of a path. ``found``: scenes with a mean squared error below 1e-6, scaled
 units. ``edges_recorded``, ``edges_hidden``: edges among recorded particles, and of the hidden one, that are right.
 ``ess``: effective draws of the first state of the hidden particle, mean over its variables, median over scenes.
 
@@ -33,6 +34,7 @@ from pyro_nri.inference.hidden_find import find_hidden
 from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.learning.checkpoint import load_checkpoint
 from pyro_nri.model.hidden import HiddenLikelihood
+from pyro_nri.model.hidden_motion import HiddenMotion
 from pyro_nri.posterior.align import apply_alignment
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.files import written_beside
@@ -49,19 +51,23 @@ DRAWS = (50, 250)
 
 @contextmanager
 def counted() -> Iterator[dict[str, float]]:
-    """Counts paths of hidden particles, in units of all frames of all scenes that are searched together."""
-    count, original = {"paths": 0.0}, HiddenLikelihood.path
+    """Counts frames of hidden particles: of paths that run free, and of predictions of frames from those before."""
+    count, run, predict = {"frames": 0.0}, HiddenLikelihood.path, HiddenMotion.predict
 
     def path(self: HiddenLikelihood, hidden_state: torch.Tensor, into_hidden: torch.Tensor) -> Any:
-        found = original(self, hidden_state, into_hidden)
-        count["paths"] += found.state.shape[:-3].numel() * self.target.shape[1]
+        found = run(self, hidden_state, into_hidden)
+        count["frames"] += found.state.shape[:-3].numel() * self.target.shape[1]
         return found
 
-    HiddenLikelihood.path = path  # type: ignore[method-assign]
+    def predicted(self: HiddenMotion, path: torch.Tensor) -> Any:
+        count["frames"] += path.shape[:-2].numel()
+        return predict(self, path)
+
+    HiddenLikelihood.path, HiddenMotion.predict = path, predicted  # type: ignore[method-assign]
     try:
         yield count
     finally:
-        HiddenLikelihood.path = original  # type: ignore[method-assign]
+        HiddenLikelihood.path, HiddenMotion.predict = run, predict  # type: ignore[method-assign]
 
 
 def scenes_of(system: str, setting: str, number: int, seed: int, num_frames: int) -> Scenes:
@@ -108,7 +114,7 @@ def measure(system: str, setting: str, whole: Scenes, seed: int, searches: Any, 
                 ess = az.ess(az.convert_to_dataset({"state": state}))["state"].to_numpy()  # [B, D]
                 row["ess"] = float(np.median(ess.mean(-1)))
         row["seconds"] = (time.perf_counter() - started) / whole.num_scenes
-        row["evaluations"] = count["paths"] / (whole.num_scenes * (whole.num_frames - 1))
+        row["evaluations"] = count["frames"] / (whole.num_scenes * (whole.num_frames - 1))
         error = (((path[:, 0] - whole.trajectory[:, :, -1].numpy()) / scale) ** 2).mean((1, 2))
         row |= {"found": (error < 1e-6).mean(), "mse_mean": error.mean(), "mse_median": np.median(error)}
         right = apply_alignment(edge_type, checkpoint.alignment) == whole.edge_type.numpy()  # [B, E]
