@@ -32,6 +32,8 @@ FINER = 5
 NUM_FINE_STEPS = 16
 #: Rounds of edges and paths.
 NUM_ROUNDS = 2
+#: Guesses at one hidden entity, and at two, that are followed through the first frames of each scene.
+NUM_GUESSES = (8, 24)
 #: What a rough path may gain in log evidence for each entity and frame when it is improved: breaks are mended.
 MOST_GAIN = 10.0
 
@@ -173,8 +175,8 @@ def _over_structures(log_prior: Tensor, posterior: ExactPosterior, structure: Te
 def _starts(target: HiddenTarget, stream: Stream) -> tuple[Tensor, Tensor]:
     """States ``[M, B, N_hidden, D]``, and the structures ``[M, B, E]`` that the first frames make most probable."""
     likelihood = target.likelihood.searched()
-    looked = feels_everything(likelihood)
-    state, into = scan(likelihood, stream) if looked else guess(likelihood)
+    looked, number = feels_everything(likelihood), NUM_GUESSES[likelihood.num_hidden - 1]
+    state, into = scan(likelihood, stream, number) if looked else guess(likelihood, number)
     into = target.rest.project(into)
     first = target.first_frames(max(MIN_WINDOW, round(WINDOWS[0] * likelihood.target.shape[1])))
     if not looked:  # a scan has led its guesses to the data

@@ -24,7 +24,7 @@ NUM_DRAWS, DRAWS_AT_ONCE = 2048, 512
 FIRST_FRAMES, NUM_KEPT = 3, 64
 #: Noise on the way from the scan to the data, as shares of the typical impulse.
 BLUNT = (0.3, 0.03, 0.003)
-#: Transitions that are added after the scan, and how many draws are kept before each.
+#: Transitions that are added after the scan, and how many draws are kept before each, or as many as are asked for.
 LONGER = ((6, 24), (12, 12))
 
 
@@ -54,7 +54,7 @@ def scan(likelihood: HiddenLikelihood, stream: Stream, num_guesses: int = NUM_GU
         state, into, score = _climb(first.blunted(share), state, into, structures)
     state, into, score = _climb(first, state, into, structures)
     for number, kept in LONGER:
-        state, into, score = _best((state, into, score), kept)
+        state, into, score = _best((state, into, score), max(kept, num_guesses))
         window = likelihood.first_frames(min(number, likelihood.target.shape[1]))
         state, into, score = _climb(window.blunted(BLUNT[1]), state, into, structures, num_rounds=1)
         state, into, score = _climb(window, state, into, structures)
