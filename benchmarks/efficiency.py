@@ -3,12 +3,13 @@
     python benchmarks/efficiency.py [--smoke] [--only charged5 springs20] [--out FOLDER]
 
 Pair forces, scenes without labels, in windows and with measurement noise that leave edges in doubt: charged particles
-with the model of ``data/models``; springs with a model trained anew on 100 scenes with the same measurement noise (one
-minute, seed 0). Independent prior. An evaluation scores the incoming edges of one receiver over all frames; a balanced
-move asks for every change of a receiver's edges, there and back, and pays for all of them, a particle filter for every
-particle; an exact block looks up a table that was paid for before (``table_evaluations``). "rollouts" has message
-passing with a horizon of 10 frames, where an evaluation is a rollout of the whole scene; a table of receivers rolled
-out alone, each entry as costly as a rollout of the scene, has accepted a delayed move before.
+with the model of ``data/models``; springs with a model trained anew on 100 scenes with the same measurement noise, for
+as many steps as ``fit`` takes by itself, seed 0. Independent prior. An evaluation scores the incoming edges of one
+receiver over all frames; a balanced move asks for every change of a receiver's edges, there and back, and pays for all
+of them, a particle filter for every particle; an exact block looks up a table that was paid for before
+(``table_evaluations``). "rollouts" has message passing with a horizon of 10 frames, where an evaluation is a rollout of
+the whole scene; a table of receivers rolled out alone, each entry as costly as a rollout of the scene, has accepted a
+delayed move before.
 
 Effective sample sizes are those of indicators of edges whose probability, by the last kernel, lies between 0.05 and
 0.95; the figure is their median (empty where no edge is in doubt). ``disagreeing`` is the share of edges on which
@@ -65,7 +66,7 @@ PROBLEMS = {
     "springs20": Problem("springs", 20, 10, 0.02, 3000, ("uniform", "neural", "balanced", "rounds", "auto")),
     "rollouts": Problem(
         *("springs", 5, 11, 0.02, 1000),
-        ("uniform", "neural", "auto without surrogate", "delayed"),
+        ("uniform", "neural", "auto without surrogate", "delayed", "auto"),
         dynamics="message-passing",
         horizon=10,
     ),
@@ -95,12 +96,12 @@ class Counted(AbstractLikelihood):
         return self.inner.edge_alternatives(structure, edge)
 
 
-def learned(problem: Problem, minutes: float) -> Checkpoint:
+def learned(problem: Problem, num_steps: int | None) -> Checkpoint:
     """The model of a problem."""
     if not problem.measurement_noise and problem.dynamics == "pair-forces":
         return load_checkpoint(Path(__file__).parent.parent / "data" / "models" / f"{problem.system}5.pt")
     scenes = simulate(problem.system, 100, measurement_noise=problem.measurement_noise, seed=1)
-    return fit(scenes, spec=ModelSpec(2, dynamics=problem.dynamics), minutes=minutes, seed=0)
+    return fit(scenes, spec=ModelSpec(2, dynamics=problem.dynamics), num_steps=num_steps, seed=0)
 
 
 def run(
@@ -195,7 +196,7 @@ def main() -> None:
             problem = problem._replace(measurement_noise=0.0)
         what = (problem.system, problem.measurement_noise, problem.dynamics)
         if what not in models:
-            models[what] = learned(problem, 0.01 if arguments.smoke else 1.0)
+            models[what] = learned(problem, 2 if arguments.smoke else None)
         num_steps, num_scenes = (40, 2) if arguments.smoke else (problem.num_steps, arguments.num_scenes)
         rows = run(name, models[what], num_scenes=num_scenes, num_chains=4, num_steps=num_steps, seed=arguments.seed)
         before = pd.concat([before[before["problem"] != name], pd.DataFrame(rows)], ignore_index=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from pyro_nri.inference.balanced import BalancedEdge
 from pyro_nri.inference.blocks import JointBlock, ReceiverBlock
 from pyro_nri.inference.delayed import Delayed
-from pyro_nri.inference.exact import code_log_prior
+from pyro_nri.inference.exact import can_enumerate, code_log_prior, enumerate_posterior
 from pyro_nri.inference.incoming import IncomingDistribution
 from pyro_nri.inference.labels import ExactLabel, LabelBlock, PriorDraw, UniformLabel
 from pyro_nri.inference.learned import LearnedBlock
@@ -191,16 +191,14 @@ class ExactReceiver(AbstractProposal):
 
 
 def _start(
-    prior: StructureDistribution,
-    likelihood: AbstractLikelihood | None,
-    log_q: Tensor,
-    incoming: IncomingDistribution | None,
-) -> IncomingDistribution:
-    """What learned blocks start from: guesses of the likelihood where it makes some, else the encoder's blocks."""
-    guess = None if likelihood is None else likelihood.likely_types()
+    prior: StructureDistribution, guess: Tensor | None, log_q: Tensor | None, incoming: IncomingDistribution | None
+) -> IncomingDistribution | None:
+    """What learned blocks start from: guesses ``[G, E, K]`` where there are some, else the encoder's blocks."""
     if guess is None and incoming is not None:
         return incoming
     log_q = log_q if guess is None else guess.double().clamp(min=1e-300).log()
+    if log_q is None:
+        return None
     into = edges.incoming_edges(prior.num_entities).to(log_q.device)
     return IncomingDistribution.edge_by_edge(proposed_probability(prior, log_q, 0.0)[:, into], prior.edge_mask[:, into])
 
@@ -271,9 +269,9 @@ def make_proposal(
             (exact receiver blocks or labels, in turn), "balanced" (locally balanced single edges) or "rounds" (edges
             of all receivers from their conditionals, and joint blocks where the likelihood is linear in the types),
             neither of them under a prior over labels, "delayed" (moves that a surrogate likelihood has accepted), or
-            "auto": delayed ones where there is a surrogate, else all others that can be had, balanced ones and rounds
-            where there are no exact blocks, with guesses for all edges at once where the likelihood makes them; joint
-            blocks beside exact ones under a tied prior.
+            "auto": where there is a surrogate, delayed ones and learned blocks that start from its posterior; else all
+            others that can be had, balanced ones and rounds where there are no exact blocks, with guesses for all edges
+            at once where the likelihood makes them; joint blocks beside exact ones under a tied prior.
         prior: prior of the G structures.
         likelihood: of the same structures: a receiver table for "exact", one that factorises for "rounds", any
             for "balanced".
@@ -307,7 +305,14 @@ def make_proposal(
         )
         delayed = Delayed(StructureTarget(surrogate, prior), inner, num_steps=DELAYED_STEPS)
         uniform = make_proposal("uniform", prior, seed=seed)
-        return Mixture([delayed, uniform], [9.0, 1.0], seed=seed + 1)
+        first = None
+        if name == "auto" and not isinstance(prior, ChargesDistribution):
+            enumerable = isinstance(surrogate, ReceiverTable) and can_enumerate(surrogate, prior)
+            guess = enumerate_posterior(surrogate, prior).edge_probability if enumerable else None
+            first = _start(prior, guess, log_q, incoming)
+        if first is None:
+            return Mixture([delayed, uniform], [9.0, 1.0], seed=seed + 1)
+        return Mixture([delayed, LearnedBlock(prior, first, scan=scan), uniform], [5.0, 4.0, 1.0], seed=seed + 1)
     exact = table if name in ("auto", "exact") else None
     learned = log_q if name in ("auto", "neural") else None
     moves: list[tuple[AbstractProposal, float]] = []
@@ -331,7 +336,9 @@ def make_proposal(
             and exact is None
             and (likelihood is None or name == "neural" or not likelihood.is_cached)
         ):
-            moves.append((LearnedBlock(prior, _start(prior, likelihood, learned, incoming), scan=scan), LEARNED_WEIGHT))
+            first = _start(prior, None if likelihood is None else likelihood.likely_types(), learned, incoming)
+            if first is not None:
+                moves.append((LearnedBlock(prior, first, scan=scan), LEARNED_WEIGHT))
         informed = likelihood if name in ("balanced", "rounds") else None
         if name == "auto" and table is None and likelihood is not None and likelihood.is_cached:
             informed = likelihood
