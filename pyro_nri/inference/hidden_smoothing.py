@@ -250,7 +250,6 @@ def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws:
     near = motion.linearise(mode)
     path = mode.expand(stream.num_chains, *shape)
     residual, context = motion.residual(path)
-    top = path
     paths, densities, accepts, heights = [], [], [], []
     for step in range(NUM_WARMUP + num_draws):
         if 0 < step < NUM_WARMUP and step % (NUM_WARMUP // NUM_ROUNDS) == 0:
@@ -280,14 +279,14 @@ def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws:
             paths.append(path)
             densities.append(motion.log_density_of(path, residual, context))
             accepts.append(accept)
-            apart = whiten(factor, (top - near.path).flatten(-2) - mean)
+            apart = whiten(factor, -mean)  # of the path that the proposal was made at
             heights.append(log_volume(factor) - apart.square().sum(-1) / 2)
     height = torch.stack(heights, 1).flatten(0, 1) - shape[-1] * shape[-2] / 2 * math.log(2 * math.pi)  # [C S, R, T]
     return SmoothedPaths(
         torch.stack(paths, 1),
         torch.stack(densities, 1),
         torch.stack(accepts, 1),
-        _over(motion.log_density(mode), height),
+        _over(motion.log_density(near.path), height),
     )
 
 
