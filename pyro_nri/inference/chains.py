@@ -131,7 +131,7 @@ class Chains:
         return self.blunt[self.number * len(self.blunt) // half] if self.blunt else self.own
 
     def _count(self, structure: Tensor, number: int) -> None:
-        if number % max(1, self.num_warmup // (2 * NUM_KEPT)) == 0:
+        if self.ladder is None and number % max(1, self.num_warmup // (2 * NUM_KEPT)) == 0:
             self.kept.append(structure.to(torch.int8))
         index = structure.long()[..., None]
         self.counts.scatter_add_(-1, index, torch.ones_like(index, dtype=self.counts.dtype))
@@ -143,7 +143,7 @@ class Chains:
         count = self.counts + 0.5
         probability = count / count.sum(-1, keepdim=True)
         doubt = (1 - probability.square().sum(-1)).clamp(min=0).sqrt().double()
-        self.proposal.adapt(doubt, torch.stack(self.kept, 1))
+        self.proposal.adapt(doubt, torch.stack(self.kept, 1) if self.kept else None)
         self.kept = []
 
     def _exchange(self, ladder: Ladder, info: metropolis.Info) -> metropolis.Info:

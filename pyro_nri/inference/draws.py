@@ -128,8 +128,8 @@ class Draws:
         prior: the prior of the structures, or None where it is not known.
         log_marginal: log marginal likelihood, of the same likelihood, float64 ``[G]``: exact, or estimated by parallel
             tempering, else None.
-        log_marginal_error: its standard error where it is an estimate of parallel tempering, float64 ``[G]``, else
-            None.
+        log_marginal_error: its standard error where it is an estimate, of parallel tempering or with hidden entities,
+            float64 ``[G]``, else None.
         replicas: what parallel tempering needs to go on, or None.
         hidden: hidden entities, where some were inferred, or None.
         recorded: where the others were, if recordings have measurement noise, or None.

@@ -72,12 +72,12 @@ class ChaoticDraws(NamedTuple):
     log_error: Tensor
 
 
-def log_marginal_without(model: SceneModel, scenes: Scenes, stream: Stream) -> Tensor:
+def log_marginal_without(model: SceneModel, scenes: Scenes) -> Tensor:
     """Log-likelihood ``[B]`` of recorded frames if nothing is hidden: what paths near the laws are weighed against."""
     nothing = torch.zeros(scenes.num_scenes, scenes.num_frames, 0, scenes.state_size, dtype=torch.float64)
     prior = model.structure_prior(model.prepare(scenes))
     posterior = enumerate_posterior(model.likelihood(scenes), prior)
-    likely = _most_probable(posterior, stream)
+    likely = posterior.map_structure
     density = HiddenMotion(model, scenes, 0, likely).refined(FINER).log_density(nothing)
     return density + _over_structures(prior.log_prob(likely), posterior, likely)
 
@@ -107,12 +107,12 @@ def rough_path(
     return RoughPath(motion, path, evidence)
 
 
-def hopeful(log_evidence: Tensor, num_terms: int) -> Tensor:
+def hopeful(log_evidence: Tensor, num_terms: Tensor) -> Tensor:
     """Which numbers of hidden entities may be the most probable once their paths are improved, bool ``[M, B]``.
 
     Args:
         log_evidence: rough, of each number, ``[M, B]``.
-        num_terms: frames times recorded entities.
+        num_terms: transitions times recorded entities, ``[B]``.
     """
     return log_evidence >= log_evidence.amax(0) - MOST_GAIN * num_terms
 
@@ -142,7 +142,7 @@ def sample_chaotic(
         wide = with_hidden(scenes, motion.num_hidden)
         log_prior = model.structure_prior(model.prepare(wide)).log_prob
         for _ in range(NUM_ROUNDS):
-            other = _most_probable(_edges_given(model, wide, motion, path), stream)
+            other = _edges_given(model, wide, motion, path).map_structure
             row = (other != motion.structure).any(-1).nonzero()[:, 0]
             if len(row) == 0:
                 break
@@ -155,14 +155,14 @@ def sample_chaotic(
     path, _ = climb(motion, path, num_steps=NUM_FINE_STEPS)
     drawn = draw_paths(motion, path, stream, num_draws=num_draws)
     edge_type, log_joint = motion.structure.expand(*drawn.log_density.shape, -1), drawn.log_density
-    log_marginal = drawn.integral.log_value + math.lgamma(motion.num_hidden + 1)  # numbered in any order
+    log_marginal = drawn.integral.log_value
     if structure is None:
         posterior = _edges_given(model, wide, motion, path)
         edge_type = torch.stack([posterior.sample(stream.child("edges"), step) for step in range(num_draws)], 1)
         each = torch.stack([posterior.log_prob(part) for part in edge_type.unbind(1)], 1)
         marginal_density = _over_structures(log_prior(motion.structure), posterior, motion.structure)
         log_joint = log_joint + marginal_density + each
-        log_marginal = log_marginal + marginal_density
+        log_marginal = log_marginal + marginal_density + math.lgamma(motion.num_hidden + 1)  # numbered in any order
     raw = drawn.path * motion.scale + motion.offset
     return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted, log_marginal, drawn.integral.log_error)
 
@@ -193,10 +193,3 @@ def _edges_given(model: SceneModel, wide: Scenes, motion: HiddenMotion, path: Te
     seen = wide.entity_mask[:, None].expand(wide.observation_mask.shape)
     whole = replace(wide, trajectory=trajectory, observation_mask=seen)
     return enumerate_posterior(model.likelihood(whole), model.structure_prior(model.prepare(whole)))
-
-
-def _most_probable(posterior: ExactPosterior, stream: Stream) -> Tensor:
-    """The most probable of some draws, long ``[B, E]``."""
-    drawn = torch.cat([posterior.sample(stream.child("most probable"), step) for step in range(8)])  # [C', B, E]
-    best = posterior.log_prob(drawn).argmax(0)
-    return drawn[best, torch.arange(len(best))].long()

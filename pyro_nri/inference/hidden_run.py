@@ -75,7 +75,7 @@ def infer_hidden(
         structure: known structures of all entities, hidden ones last, long ``[B, E]``; not with "auto".
         num_chains: C.
         num_draws: draws that each chain keeps.
-        num_warmup: steps before, which are not kept.
+        num_warmup: steps before, which are not kept; where forces change fast it is always a dozen.
         seed: fixes all random numbers; results do not depend on which other scenes are inferred beside.
         resume: draws of an interrupted run of the same call: its scenes are done.
         on_chunk: called with the draws of all scenes so far.
@@ -248,18 +248,21 @@ def _run_chaotic(
         here = stream.child(f"{number} hidden")
         if number == 0:
             rough.append(None)
-            evidence.append(log_marginal_without(model, scenes, here))
+            evidence.append(log_marginal_without(model, scenes))
             continue
         target = hidden_target(model, scenes, number, structure)
         found = rough_path(model, scenes, target, structure, here.one())
         rough.append(found)
         evidence.append(found.log_evidence)
-    hopes = hopeful(torch.stack(evidence), scenes.num_entities * (scenes.num_frames - 1))
+    hopes = hopeful(torch.stack(evidence), scenes.entity_mask.sum(-1) * (scenes.num_frames - 1))
     runs = []
     for number, each, log_evidence, hope in zip(numbers, rough, evidence, hopes, strict=True):
         if each is None:
             run = _run_without(model, scenes, stream, num_draws)
-            runs.append(run._replace(log_marginal=log_evidence))
+            log_joint = run.log_joint + (
+                log_evidence - run.log_marginal
+            )  # of the likelihood that numbers are weighed by
+            runs.append(run._replace(log_joint=log_joint, log_marginal=log_evidence))
             continue
         run = _of_rough(each, stream.num_chains, num_draws)
         some = hope.nonzero()[:, 0]

@@ -233,8 +233,8 @@ def log_integral(motion: HiddenMotion, mode: Tensor) -> Tensor:
     near = motion.linearise(mode)
     factor = factorise(*_normal_equations(near, near.weight)[1:])
     size = mode[0].numel()
-    value = motion.log_density(mode) + size / 2 * math.log(2 * math.pi) - log_volume(factor).sum(-1)
-    return torch.where(factor.failed, -torch.inf, value)
+    # Where rounding spoils a block its diagonal stands for it: a rough value, but no reason to give a path up.
+    return motion.log_density(mode) + size / 2 * math.log(2 * math.pi) - log_volume(factor).sum(-1)
 
 
 def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws: int) -> SmoothedPaths:
@@ -303,6 +303,8 @@ def _over(log_density: Tensor, log_height: Tensor) -> Integral:
         error.append(torch.stack([part.log_error for part in parts]).square().sum(0))
         effective.append(torch.stack([part.effective for part in parts]).amin(0))
     log_error = (error[0] + (value[1] - value[0]).square()).sqrt()
+    if len(log_height) < 2:  # one draw says nothing of its spread
+        log_error = torch.full_like(log_error, torch.inf)
     return Integral(log_density - value[0], log_error, effective[0])
 
 

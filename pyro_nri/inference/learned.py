@@ -10,8 +10,8 @@ from pyro_nri.model.structures import StructureDistribution
 
 #: Share of blocks that are drawn from what warm-up taught; the others are as before.
 LEARNED_SHARE = 0.6
-#: Distributions of more numbers than this, of all chains and receivers together, are not learned.
-MOST_NUMBERS = 50_000_000
+#: Distributions of more numbers than this, of all receivers of a scene together, are not learned.
+MOST_NUMBERS = 50_000
 
 
 class LearnedBlock(JointBlock):
@@ -56,6 +56,6 @@ class LearnedBlock(JointBlock):
         if seen is None or seen.shape[1] == 0:
             return
         types = seen.movedim(1, 0)[..., self.edge]  # [S, C, G, N, N - 1]
-        if types[0].numel() * types.shape[-1] * self.num_edge_types**2 <= MOST_NUMBERS:
+        if self.edge.numel() * self.edge.shape[-1] * self.num_edge_types**2 <= MOST_NUMBERS:
             learned = fit_tree(types, self.exists.expand(types.shape[1:]), self.num_edge_types)
             self.learned = learned.with_floor(self.incoming.floor)

@@ -253,5 +253,5 @@ def test_numbers_of_hidden_charges_are_told_apart(number):
 def test_numbers_that_cannot_win_are_given_up():
     """One that is behind by more than paths may gain is not followed; a number alone always is."""
     evidence = torch.tensor([[0.0, -1000.0], [-90.0, 0.0], [-110.0, -torch.inf]])
-    assert hopeful(evidence, 10).tolist() == [[True, False], [True, True], [False, False]]
-    assert hopeful(torch.full((1, 2), -torch.inf), 10).all()
+    assert hopeful(evidence, torch.tensor(10)).tolist() == [[True, False], [True, True], [False, False]]
+    assert hopeful(torch.full((1, 2), -torch.inf), torch.tensor(10)).all()
