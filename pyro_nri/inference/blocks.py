@@ -1,5 +1,7 @@
 """A receiver's incoming edges at once, from what an encoder says of the scene: edge by edge, or jointly."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -80,6 +82,8 @@ class JointBlock(AbstractProposal):
     """
 
     move_names = ("joint_block",)
+    #: Uniform numbers beside those of the senders.
+    num_choices: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -98,11 +102,11 @@ class JointBlock(AbstractProposal):
             )
         floor = min(0.05, 0.5 / num_entities) if floor is None else floor
         self.incoming = incoming.double().with_floor(floor)
-        self.tied = prior.tied
+        self.prior = prior
         self.edge = edges.incoming_edges(num_entities).to(incoming.base.device)  # [N, N - 1]
         self.reverse = edges.reverse_edges(num_entities).to(incoming.base.device)
         self.choose = Choice(entity_mask(prior.edge_mask), scan)
-        self.num_uniforms = num_entities
+        self.num_uniforms = num_entities - 1 + self.num_choices
         self.is_irreducible = floor > 0 and isinstance(prior, PairwiseDistribution)
 
     def propose(self, latents: Latents, uniform: Tensor, step: int, temperature: float | Tensor) -> Move:
@@ -111,7 +115,7 @@ class JointBlock(AbstractProposal):
         edge = self.edge[receiver]  # [C, G, N - 1]
         new, log_q = self._draw(structure.gather(-1, edge), receiver, uniform[..., 1:])
         moved = structure.scatter(-1, edge, new)
-        if self.tied:
+        if self.prior.tied:
             moved = moved.scatter(-1, self.reverse[edge], new)
         return Move({"edge_type": moved}, log_q[0], log_q[1], 0)
 

@@ -337,8 +337,8 @@ def make_proposal(
             and (likelihood is None or name == "neural" or not likelihood.is_cached)
         ):
             first = _start(prior, None if likelihood is None else likelihood.likely_types(), learned, incoming)
-            if first is not None:
-                moves.append((LearnedBlock(prior, first, scan=scan), LEARNED_WEIGHT))
+            assert first is not None  # there is an encoder
+            moves.append((LearnedBlock(prior, first, scan=scan), LEARNED_WEIGHT))
         informed = likelihood if name in ("balanced", "rounds") else None
         if name == "auto" and table is None and likelihood is not None and likelihood.is_cached:
             informed = likelihood
