@@ -110,6 +110,7 @@ ORDER: dict[str, Sequence[str]] = {
             "noisy_guess",
             "noisy_joint",
             "hidden_smoothing",
+            "hidden_draws",
             "hidden_chaotic",
             "tempering",
             "evidence",

@@ -15,12 +15,16 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.gauss_newton import Mode
-from pyro_nri.inference.hidden_edges import AbstractRest, structure_from
+from pyro_nri.inference.hidden_edges import AbstractRest, make_rest, structure_from
 from pyro_nri.inference.hidden_scan import feels_everything, scan
 from pyro_nri.inference.hidden_search import NUM_GUESSES, guess, refine
 from pyro_nri.inference.laplace import Integral, LaplaceMixture, integrate, mixture_of
 from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden import HiddenLikelihood
+from pyro_nri.model.program import SceneModel
+from pyro_nri.scenes import edges
+from pyro_nri.scenes.hidden_entities import with_hidden
+from pyro_nri.scenes.scenes import Scenes
 
 #: Rounds of most probable edges and least squares from each guess over all frames.
 NUM_ROUNDS = 2
@@ -100,6 +104,13 @@ class HiddenTarget:
             mode = refine(self.likelihood, state, into_hidden, incoming, num_steps=4)
             state = mode.value.view_as(state)
         return Candidates(state, into_hidden, self.log_density(state, into_hidden), mode.precision)
+
+
+def hidden_target(model: SceneModel, scenes: Scenes, number: int, structure: Tensor | None) -> HiddenTarget:
+    """The posterior of so many hidden entities beside recorded ones, of all edges or under a known structure."""
+    present = with_hidden(scenes, number).entity_mask
+    prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
+    return HiddenTarget(HiddenLikelihood(model, scenes, number), make_rest(prior, scenes.num_entities, structure))
 
 
 def search(

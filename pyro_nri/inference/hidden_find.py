@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.hidden import NUM_PRIOR_STARTS, HiddenTarget, search
+from pyro_nri.inference.hidden import NUM_PRIOR_STARTS, HiddenTarget, hidden_target, search
 from pyro_nri.inference.hidden_edges import structure_from
-from pyro_nri.inference.hidden_run import CHUNK_SCENES, checked_numbers, hidden_target
+from pyro_nri.inference.hidden_run import CHUNK_SCENES, checked_numbers
 from pyro_nri.inference.hidden_search import NUM_GUESSES
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.program import SceneModel

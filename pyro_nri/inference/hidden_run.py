@@ -11,25 +11,17 @@ from torch import Tensor
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.inference.hidden import HiddenTarget, sample, search
-from pyro_nri.inference.hidden_chaotic import (
-    ChaoticDraws,
-    RoughPath,
-    hopeful,
-    log_marginal_without,
-    rough_path,
-    sample_chaotic,
-)
-from pyro_nri.inference.hidden_edges import make_rest
-from pyro_nri.inference.hidden_smoothing import NUM_WARMUP
+from pyro_nri.inference.hidden import HiddenTarget, hidden_target, sample, search
+from pyro_nri.inference.hidden_chaotic import ChaoticDraws, RoughPath, hopeful, rough_paths, sample_chaotic
+from pyro_nri.inference.hidden_draws import NUM_WARMUP
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
-from pyro_nri.model.hidden import HiddenLikelihood, check_unshared, is_stiff
+from pyro_nri.model.hidden import check_unshared, is_stiff
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.model.structures import StructureDistribution
 from pyro_nri.scenes import edges
-from pyro_nri.scenes.hidden_entities import embedded, with_hidden
+from pyro_nri.scenes.hidden_entities import embedded
 from pyro_nri.scenes.scenes import Scenes
 
 #: Numbers of hidden entities that "auto" weighs against one another.
@@ -197,13 +189,6 @@ def _run(
     )
 
 
-def hidden_target(model: SceneModel, scenes: Scenes, number: int, structure: Tensor | None) -> HiddenTarget:
-    """The posterior of so many hidden entities beside recorded ones, of all edges or under a known structure."""
-    present = with_hidden(scenes, number).entity_mask
-    prior = model.prior(edges.from_matrix(present[:, :, None] & present[:, None, :]))
-    return HiddenTarget(HiddenLikelihood(model, scenes, number), make_rest(prior, scenes.num_entities, structure))
-
-
 def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: int) -> _Run:
     posterior = enumerate_posterior(model.likelihood(scenes), model.structure_prior(model.prepare(scenes)))
     drawn = stream.child("0 hidden")
@@ -242,27 +227,16 @@ def _run_chaotic(
     num_draws: int,
 ) -> list[_Run]:
     """Runs of each number where forces change fast: draws in scenes where it may be the most probable, else none."""
-    rough: list[RoughPath | None] = []
-    evidence = []
-    for number in numbers:
-        here = stream.child(f"{number} hidden")
-        if number == 0:
-            rough.append(None)
-            evidence.append(log_marginal_without(model, scenes))
-            continue
-        target = hidden_target(model, scenes, number, structure)
-        found = rough_path(model, scenes, target, structure, here.one())
-        rough.append(found)
-        evidence.append(found.log_evidence)
-    hopes = hopeful(torch.stack(evidence), scenes.entity_mask.sum(-1) * (scenes.num_frames - 1))
+    rough = rough_paths(model, scenes, numbers, structure, stream)
+    evidence, unexplained = (
+        torch.stack([getattr(each, name) for each in rough]) for name in ("log_evidence", "unexplained")
+    )
     runs = []
-    for number, each, log_evidence, hope in zip(numbers, rough, evidence, hopes, strict=True):
-        if each is None:
+    for number, each, hope in zip(numbers, rough, hopeful(evidence, unexplained), strict=True):
+        if number == 0:
             run = _run_without(model, scenes, stream, num_draws)
-            log_joint = run.log_joint + (
-                log_evidence - run.log_marginal
-            )  # of the likelihood that numbers are weighed by
-            runs.append(run._replace(log_joint=log_joint, log_marginal=log_evidence))
+            other = each.log_evidence - run.log_marginal  # the likelihood that numbers are weighed by
+            runs.append(run._replace(log_joint=run.log_joint + other, log_marginal=each.log_evidence))
             continue
         run = _of_rough(each, stream.num_chains, num_draws)
         some = hope.nonzero()[:, 0]
@@ -270,8 +244,7 @@ def _run_chaotic(
             known = None if structure is None else structure[some]
             here = replace(stream.child(f"{number} hidden"), keys=stream.keys[some])
             count = min(num_draws, -(-NUM_PATHS // stream.num_chains))
-            part = RoughPath(each.motion[some], each.path[some], each.log_evidence[some])
-            _fill(run, some, sample_chaotic(model, scenes[some], part, known, here, num_draws=count))
+            _fill(run, some, sample_chaotic(model, scenes[some], each.of(some), known, here, num_draws=count))
             run = run._replace(num_evaluations=NUM_WARMUP + count)
         runs.append(run)
     return runs

@@ -198,6 +198,19 @@ class HiddenMotion:
         total = torch.where(self.present[:, None], each, 0.0).sum((-1, -2)) + self.log_start(path)
         return torch.where(total.isfinite(), total, torch.full_like(total, -torch.inf))
 
+    def unexplained(self, path: Tensor) -> Tensor:
+        """Nats for each transition and entity by which paths are less likely than exact predictions: ``[*batch, R]``.
+
+        Noise of the learned size leaves about two (normal) or three (Student-t).
+        """
+        residual, context = self.residual(path)
+        zero = torch.zeros_like(residual)
+        noise = self.noise(zero, context)
+        lost = noise.log_prob(zero) - noise.log_prob(residual)
+        lost = torch.where(lost.isfinite(), lost, torch.inf)
+        present = self.present[:, None].expand(lost.shape)
+        return torch.where(present, lost, 0.0).sum((-1, -2)) / present.sum((-1, -2))
+
     def unit_share(self, size: int) -> float:
         """Inverse square of the scale of the noise, over its precision where a residual of D variables is 0."""
         shape = self.noise.mixture_shape(size)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pyro_nri.inference.hidden import hidden_target
 from pyro_nri.inference.hidden_find import find_hidden
-from pyro_nri.inference.hidden_run import hidden_target, infer_hidden
+from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.learning.checkpoint import load_checkpoint
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes

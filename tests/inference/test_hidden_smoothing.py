@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from pyro_nri.inference import hidden_smoothing
-from pyro_nri.inference.hidden_chaotic import hopeful
+from pyro_nri.inference.hidden_chaotic import MOST_UNEXPLAINED, hopeful
+from pyro_nri.inference.hidden_draws import draw_paths
 from pyro_nri.inference.hidden_run import infer_hidden
-from pyro_nri.inference.hidden_smoothing import climb, draw_paths, improve, log_integral
+from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve, log_integral
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.learning.checkpoint import load_model
 from pyro_nri.model.hidden_motion import HiddenMotion
@@ -160,7 +161,7 @@ def test_a_path_is_followed_from_a_good_stretch_to_both_ends():
         good, _ = climb(motion, true, num_steps=10)
         lost = torch.full_like(good, 3.0)
         lost[:, 5:10] = good[:, 5:10]
-        followed = hidden_smoothing._followed(motion, lost, 5, 10)
+        followed = hidden_smoothing._followed(motion, lost[:, 5:10], 5)
     torch.testing.assert_close(followed, good, atol=1e-2, rtol=0)
 
 
@@ -250,8 +251,38 @@ def test_numbers_of_hidden_charges_are_told_apart(number):
     assert (hidden.log_marginal[:number] < hidden.log_marginal[number] - 100).all()
 
 
-def test_numbers_that_cannot_win_are_given_up():
-    """One that is behind by more than paths may gain is not followed; a number alone always is."""
-    evidence = torch.tensor([[0.0, -1000.0], [-90.0, 0.0], [-110.0, -torch.inf]])
-    assert hopeful(evidence, torch.tensor(10)).tolist() == [[True, False], [True, True], [False, False]]
-    assert hopeful(torch.full((1, 2), -torch.inf), torch.tensor(10)).all()
+def test_numbers_that_explain_less_are_given_up():
+    """A number whose path breaks stays, unless another one explains the frames and is ahead."""
+    few, many = MOST_UNEXPLAINED / 2, 4 * MOST_UNEXPLAINED
+    evidence = torch.tensor([[0.0, 0.0, 5.0, -5.0], [-90.0, -90.0, 0.0, 0.0]])
+    unexplained = torch.tensor([[few, many, many, many], [many, many, few, few]])
+    kept = [[True, True, True, False], [False, True, True, True]]
+    assert hopeful(evidence, unexplained).tolist() == kept
+    both = torch.full((2, 4), few)
+    assert hopeful(evidence, both).all()
+    assert hopeful(torch.full((1, 2), -torch.inf), torch.full((1, 2), torch.inf)).all()
+
+
+def test_what_a_path_leaves_unexplained_is_nothing_for_exact_motion():
+    motion, _, true = line_motion("student_t", 8, 0.1)
+    with torch.no_grad():
+        torch.testing.assert_close(motion.unexplained(true), torch.zeros(1, dtype=torch.float64))
+        broken = true.clone()
+        broken[:, 4] += 1.0
+        residual, _ = motion.residual(broken)
+        noise = torch.distributions.StudentT(4.0, 0.0, motion.noise.scale.double())
+        lost = noise.log_prob(torch.zeros(2, dtype=torch.float64)) - noise.log_prob(residual)
+        torch.testing.assert_close(motion.unexplained(broken), lost.sum((1, 2, 3)) / (7 * 3))
+
+
+@pytest.mark.parametrize("frame", [0, 5, 9])
+def test_paths_are_followed_from_any_frame(frame):
+    motion, _, true = line_motion("student_t", 12, 1e-3)
+    near = true[:, frame] + 0.01 * torch.tensor([1.0, -1.0])
+    start = torch.cat([near, near + 2.0, near - 2.0])
+    with torch.no_grad():
+        path, row = best_paths(motion[torch.zeros(3, dtype=torch.long)], start, 1, frame)
+        wanted, density = climb(motion, true, num_steps=20)
+        assert motion.log_density(path) > density - 1e-3
+    torch.testing.assert_close(path, wanted, rtol=0, atol=1e-3)
+    assert row.shape == (1,)
