@@ -111,6 +111,7 @@ ORDER: dict[str, Sequence[str]] = {
             "noisy_joint",
             "hidden_smoothing",
             "hidden_draws",
+            "hidden_integral",
             "hidden_chaotic",
             "tempering",
             "evidence",

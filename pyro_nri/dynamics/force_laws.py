@@ -12,6 +12,8 @@ from pyro_nri.dynamics.modules import ModuleLibrary
 NUM_POINTS = 801
 #: Cubic B-splines that a fitted law is a sum of.
 NUM_SPLINES = 64
+#: A type exerts a force if its strongest is more than this share of the strongest of all.
+LEAST_FORCE = 1e-3
 
 
 class ForceLaws(nn.Module):
@@ -101,6 +103,12 @@ class ForceLaws(nn.Module):
         if self.no_interaction:
             values = nn.functional.pad(values, (0, 0, 1, 0))
         return values
+
+    def exerting(self) -> Tensor:
+        """Which types exert a force at all, bool ``[K]``: what others have learned is error."""
+        force = self.table().detach() if self.circular else self.table().detach() / self.points()
+        strongest = force.abs().amax(-1)
+        return strongest > LEAST_FORCE * strongest.max()
 
     def forward(self, coordinate: Tensor, table: Tensor | None = None) -> Tensor:
         """Forces of all types, positive = away from the sender.

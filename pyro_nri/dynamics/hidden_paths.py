@@ -172,8 +172,12 @@ def _weighted(strength: Tensor, apart: Tensor) -> Tensor:
 
 
 def _columns(laws: ForceLaws) -> tuple[Tensor, tuple[float, float, int]]:
-    """Value, rise and bend of ``r f(r)`` in each interval of the table, ``[M - 1, 3, K]``; where intervals lie."""
-    table = laws.table().detach().double()
+    """Value, rise and bend of ``r f(r)`` in each interval of the table, ``[M - 1, 3, K]``; where intervals lie.
+
+    Types that exert no force exert none here: an entity more, of edges whose laws are errors around 0, would explain
+    the errors of others.
+    """
+    table = laws.table().detach().double() * laws.exerting()[:, None]
     columns = torch.stack([table[:, :-1], table.diff(dim=-1), laws.bend(table)]).permute(2, 0, 1)
     low, high = float(laws.low), float(laws.high)
     return columns.contiguous(), (low, table.shape[-1] / (high - low) - 1 / (high - low), table.shape[-1] - 2)

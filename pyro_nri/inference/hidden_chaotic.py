@@ -19,9 +19,10 @@ from pyro_nri.inference.exact import ExactPosterior, enumerate_posterior
 from pyro_nri.inference.hidden import MIN_WINDOW, WINDOWS, hidden_target
 from pyro_nri.inference.hidden_draws import draw_paths
 from pyro_nri.inference.hidden_edges import structure_from
+from pyro_nri.inference.hidden_integral import integrate_paths, log_integral
 from pyro_nri.inference.hidden_scan import LONGER, feels_everything, scan
 from pyro_nri.inference.hidden_search import guess
-from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve, log_integral
+from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve
 from pyro_nri.inference.streams import Stream
 from pyro_nri.model.hidden_motion import HiddenMotion
 from pyro_nri.model.program import SceneModel
@@ -39,6 +40,9 @@ NUM_ROUNDS = 2
 NUM_GUESSES = (8, 24)
 #: Where else guesses begin, so long as no number of hidden entities explains a scene: shares of its frames.
 ELSEWHERE = (1.0, 0.5, 0.75, 0.25)
+#: Share of proposed paths that is accepted where the particles' error is believed: below, the normal distribution that
+#: both start from is none of the path's.
+LEAST_ACCEPTED = 0.1
 #: Nats for each transition and entity by which explained frames are less likely than exact predictions, at most. Noise
 #: of the learned size makes it two or three; a hidden charge that is left out, 40 to 80.
 MOST_UNEXPLAINED = 10.0
@@ -62,7 +66,7 @@ class RoughPath(NamedTuple):
 
     def of(self, scenes: Tensor) -> "RoughPath":
         """Those of some scenes, long ``[B']``."""
-        return RoughPath(*(each[scenes] for each in self))
+        return RoughPath(self.motion[scenes], self.path[scenes], self.log_evidence[scenes], self.unexplained[scenes])
 
     def or_better(self, scenes: Tensor, other: "RoughPath") -> "RoughPath":
         """The same, or the other one's of those scenes, long ``[B']``, where its evidence is higher."""
@@ -90,7 +94,7 @@ class ChaoticDraws(NamedTuple):
         log_joint: of paths and structures, ``[C, S, B]``.
         accepted: bool ``[C, S, B]``.
         log_marginal: log-likelihood of recorded frames, ``[B]``.
-        log_error: standard error of it, ``[B]``.
+        log_error: standard error of it, ``[B]``; inf where hardly a proposed path is accepted.
     """
 
     path: Tensor
@@ -216,8 +220,9 @@ def sample_chaotic(
     motion = motion.refined(FINER)
     path, _ = climb(motion, path, num_steps=NUM_FINE_STEPS)
     drawn = draw_paths(motion, path, stream, num_draws=num_draws)
+    integral = integrate_paths(motion, path, stream)
     edge_type, log_joint = motion.structure.expand(*drawn.log_density.shape, -1), drawn.log_density
-    log_marginal = drawn.integral.log_value
+    log_marginal = integral.log_value
     if structure is None:
         posterior = _edges_given(model, wide, motion, path)
         edge_type = torch.stack([posterior.sample(stream.child("edges"), step) for step in range(num_draws)], 1)
@@ -226,7 +231,9 @@ def sample_chaotic(
         log_joint = log_joint + marginal_density + each
         log_marginal = log_marginal + marginal_density + math.lgamma(motion.num_hidden + 1)  # numbered in any order
     raw = drawn.path * motion.scale + motion.offset
-    return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted, log_marginal, drawn.integral.log_error)
+    moves = drawn.accepted.double().mean((0, 1)) >= LEAST_ACCEPTED
+    log_error = torch.where(moves, integral.log_error, torch.inf)
+    return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted, log_marginal, log_error)
 
 
 def _over_structures(log_prior: Tensor, posterior: ExactPosterior, structure: Tensor) -> Tensor:

@@ -2,25 +2,19 @@
 
 Draws are those of a Gibbs sampler: Student-t noise is a scale mixture, and given the precisions of all frames the path
 is nearly normal, so that a draw from the normal distribution that is linearised at the mode is nearly always accepted
-(Carter & Kohn 1994, "On Gibbs sampling for state space models", with Metropolis's correction). They also say how likely
-the data are (Chib 1995, "Marginal likelihood from the Gibbs output"): density at one path, over its posterior density
-there.
+(Carter & Kohn 1994, "On Gibbs sampling for state space models", with Metropolis's correction).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.block_tridiagonal import colour, factorise, log_volume, solve, whiten
+from pyro_nri.inference.block_tridiagonal import colour, factorise, solve, whiten
 from pyro_nri.inference.hidden_smoothing import normal_equations
-from pyro_nri.inference.laplace import Integral, integrate
 from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden_motion import HiddenMotion
 
-#: Frames whose shares of a path's density are averaged together.
-BLOCK_FRAMES = 6
 #: Draws of each chain before the first that counts; after each of the first rounds the proposal is made anew.
 NUM_WARMUP, NUM_ROUNDS = 12, 3
 
@@ -32,13 +26,11 @@ class SmoothedPaths(NamedTuple):
         path: ``[C, S, R, T, N_hidden, D]``, scaled units.
         log_density: of recorded frames and paths, ``[C, S, R]``.
         accepted: bool ``[C, S, R]``.
-        integral: log of the integral over paths.
     """
 
     path: Tensor
     log_density: Tensor
     accepted: Tensor
-    integral: Integral
 
 
 def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws: int) -> SmoothedPaths:
@@ -54,7 +46,7 @@ def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws:
     near = motion.linearise(mode)
     path = mode.expand(stream.num_chains, *shape)
     residual, context = motion.residual(path)
-    paths, densities, accepts, heights = [], [], [], []
+    paths, densities, accepts = [], [], []
     for step in range(NUM_WARMUP + num_draws):
         if 0 < step < NUM_WARMUP and step % (NUM_WARMUP // NUM_ROUNDS) == 0:
             # Any state will do for a proposal: that of the best chain, warm-up only.
@@ -83,33 +75,7 @@ def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws:
             paths.append(path)
             densities.append(motion.log_density_of(path, residual, context))
             accepts.append(accept)
-            apart = whiten(factor, -mean)  # of the path that the proposal was made at
-            heights.append(log_volume(factor) - apart.square().sum(-1) / 2)
-    height = torch.stack(heights, 1).flatten(0, 1) - shape[-1] * shape[-2] / 2 * math.log(2 * math.pi)  # [C S, R, T]
-    return SmoothedPaths(
-        torch.stack(paths, 1),
-        torch.stack(densities, 1),
-        torch.stack(accepts, 1),
-        _over(motion.log_density(near.path), height),
-    )
-
-
-def _over(log_density: Tensor, log_height: Tensor) -> Integral:
-    """A density ``[R]`` over the mean of its shares of the whole, of which draws ``[S, R, T]`` are known.
-
-    The shares of many frames together spread so far that a few draws would make up the mean: it is a product of means
-    over blocks of frames, which know little of one another. What longer blocks would say is part of the error.
-    """
-    value, error, effective = [], [], []
-    for length in (BLOCK_FRAMES, 2 * BLOCK_FRAMES):
-        parts = [integrate(each.sum(-1)) for each in log_height.split(length, -1)]
-        value.append(torch.stack([part.log_value for part in parts]).sum(0))
-        error.append(torch.stack([part.log_error for part in parts]).square().sum(0))
-        effective.append(torch.stack([part.effective for part in parts]).amin(0))
-    log_error = (error[0] + (value[1] - value[0]).square()).sqrt()
-    if len(log_height) < 2:  # one draw says nothing of its spread
-        log_error = torch.full_like(log_error, torch.inf)
-    return Integral(log_density - value[0], log_error, effective[0])
+    return SmoothedPaths(torch.stack(paths, 1), torch.stack(densities, 1), torch.stack(accepts, 1))
 
 
 def _num_slots(motion: HiddenMotion, residual: Tensor) -> int:

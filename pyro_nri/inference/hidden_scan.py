@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_nri.inference.hidden_edges import incoming_of
-from pyro_nri.inference.hidden_search import LEAST_FORCE, NUM_GUESSES, refine
+from pyro_nri.inference.hidden_search import NUM_GUESSES, refine
 from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden import HiddenLikelihood
 from pyro_nri.model.receivers import codes_of
@@ -30,9 +30,7 @@ LONGER = ((6, 24), (12, 12))
 
 def feels_everything(likelihood: HiddenLikelihood) -> bool:
     """Whether there are two types, and entities that are linked by either exert a force."""
-    laws = likelihood.dynamics.laws
-    strongest = (laws.table().detach() / laws.points()).abs().amax(-1)
-    return likelihood.num_edge_types == 2 and bool((strongest > LEAST_FORCE * strongest.max()).all())
+    return likelihood.num_edge_types == 2 and bool(likelihood.dynamics.laws.exerting().all())
 
 
 def scan(likelihood: HiddenLikelihood, stream: Stream, num_guesses: int = NUM_GUESSES) -> tuple[Tensor, Tensor]:

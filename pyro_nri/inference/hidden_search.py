@@ -20,8 +20,6 @@ ROUGHNESS = 1e-4
 CHUNK_ROWS = 16
 #: Guesses are looked at on every so many frames first.
 SPARSE = 4
-#: A type exerts a force if its strongest is more than this share of the strongest of all.
-LEAST_FORCE = 1e-3
 #: Guesses of one scene are the same if their paths are closer than this share of the typical distance.
 SAME_PATH = 0.03
 
@@ -55,10 +53,9 @@ def distance_of_force(laws: ForceLaws, size: Tensor) -> tuple[Tensor, Tensor]:
     points = laws.points()
     force = laws.table().detach() / points  # [K, M]
     distances, signs = [], []
-    strongest = force.abs().amax()
-    for curve in force:
+    for curve, exerts in zip(force, laws.exerting(), strict=True):
         magnitude = curve.abs()
-        if magnitude.amax() <= LEAST_FORCE * strongest:
+        if not exerts:
             nothing = torch.full_like(size, torch.nan)
             distances.append(nothing)
             signs.append(nothing)

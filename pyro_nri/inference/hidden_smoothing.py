@@ -5,12 +5,11 @@ Then all frames are, by least squares whose normal equations are block tridiagon
 """
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.block_tridiagonal import factorise, log_volume, solve
+from pyro_nri.inference.block_tridiagonal import factorise, solve
 from pyro_nri.inference.gauss_newton import FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING
 from pyro_nri.model.hidden_motion import HiddenMotion, Linearised
 
@@ -208,12 +207,3 @@ def _followed(motion: HiddenMotion, path: Tensor, start: int) -> Tensor:
         return path
     turned = motion.turned()
     return motion.turned_path(_longer(turned, turned.turned_path(path), num_frames))
-
-
-def log_integral(motion: HiddenMotion, mode: Tensor) -> Tensor:
-    """Laplace's approximation of the log integral over paths around a mode ``[R, T, N_hidden, D]``: ``[R]``."""
-    near = motion.linearise(mode)
-    factor = factorise(*normal_equations(near, near.weight)[1:])
-    size = mode[0].numel()
-    # Where rounding spoils a block its diagonal stands for it: a rough value, but no reason to give a path up.
-    return motion.log_density(mode) + size / 2 * math.log(2 * math.pi) - log_volume(factor).sum(-1)

@@ -80,7 +80,8 @@ class HiddenMotion:
         self.num_hidden = num_hidden
         self.lag = self.dynamics.clock_lag.double()
         self.offset, self.scale = model.score_offset.double(), model.score_scale.double()
-        self.table = self.dynamics.laws.table().detach().double()
+        laws = self.dynamics.laws
+        self.table = laws.table().detach().double() * laws.exerting()[:, None]  # what others have learned is error
         self.is_forgiving = True
 
     @property

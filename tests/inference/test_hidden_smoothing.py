@@ -11,7 +11,7 @@ from pyro_nri.inference import hidden_smoothing
 from pyro_nri.inference.hidden_chaotic import MOST_UNEXPLAINED, hopeful
 from pyro_nri.inference.hidden_draws import draw_paths
 from pyro_nri.inference.hidden_run import infer_hidden
-from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve, log_integral
+from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.learning.checkpoint import load_model
 from pyro_nri.model.hidden_motion import HiddenMotion
@@ -34,7 +34,7 @@ def line_motion(noise, num_frames, scale):
     spec = ModelSpec(2, state_names=("x", "vx"), dynamics="pair-forces", noise=noise)
     model = build_model(spec, torch.Generator().manual_seed(0)).double()
     laws = model.dynamics.laws
-    laws.low.fill_(math.log(0.02))
+    laws.low.fill_(math.log(1e-5))  # closer than it ever gets: entities pass through one another
     laws.high.fill_(math.log(20.0))
     points = laws.points()
     index, weight = laws.basis(points)
@@ -65,10 +65,6 @@ def test_draws_of_linear_motion_have_the_moments_of_the_normal_distribution():
         # All numbers of the path at once, by the Hessian of the log density itself.
         precision = -torch.func.hessian(lambda x: motion.log_density(x.view(1, 6, 1, 2))[0])(mode.flatten())
         drawn = draw_paths(motion, mode, Stream(0, keys(scenes.scene_names), 50), num_draws=40)
-        exact = motion.log_density(mode)[0] + 6 * math.log(2 * math.pi) - torch.linalg.slogdet(precision).logabsdet / 2
-        rough = log_integral(motion, mode)[0]
-    torch.testing.assert_close(drawn.integral.log_value[0], exact, atol=1e-3, rtol=0)
-    torch.testing.assert_close(rough, exact, atol=1e-3, rtol=0)
     covariance = torch.linalg.inv(precision)
     sd = covariance.diagonal().sqrt()
     value = drawn.path.flatten(0, 1).flatten(1)  # [2000, 12]
@@ -104,12 +100,6 @@ def test_draws_under_robust_noise_agree_with_importance_sampling():
     error = (variance * (1 / effective + 1 / 2000)).sqrt()
     assert ((value.mean(0) - mean).abs() < 4.5 * error).all()
     tail = ((exact - mean).abs() > 1.5 * variance.sqrt()).double()
-    # What the data are worth: the same average is their likelihood.
-    log_marginal = float(seen.logsumexp(0)) - math.log(many)
-    assert abs(float(drawn.integral.log_value[0]) - log_marginal) < 4.5 * math.hypot(
-        float(drawn.integral.log_error[0]), effective**-0.5
-    )
-    assert float(drawn.integral.log_error[0]) < 0.1
     share = weight @ tail
     found = ((value - mean).abs() > 1.5 * variance.sqrt()).double().mean(0)
     assert ((found - share).abs() < 4.5 * (share * (1 / effective + 1 / 2000)).sqrt()).all()
