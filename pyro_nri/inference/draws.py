@@ -67,7 +67,10 @@ class HiddenDraws:
         num_hidden: number of hidden entities in the draws of each scene, ``[G]``.
         numbers: the M numbers that were tried.
         log_marginal: log marginal likelihood of each number, ``[M, G]``; NaN where it was not computed.
-        log_marginal_error: standard errors, ``[M, G]``; inf for a number far too improbable to be followed up.
+        log_marginal_error: standard errors, ``[M, G]``; inf for a number far too improbable to be followed up, and
+            where chains hardly move.
+        unexplained: nats for each transition and entity by which frames under each number are less likely than exact
+            predictions, ``[M, G]``; noise of the learned size leaves two or three. None where it was not computed.
     """
 
     state: NDArray[np.float64]
@@ -76,6 +79,7 @@ class HiddenDraws:
     numbers: tuple[int, ...]
     log_marginal: NDArray[np.float64]
     log_marginal_error: NDArray[np.float64]
+    unexplained: NDArray[np.float64] | None = None
 
     @property
     def probability(self) -> NDArray[np.float64]:
@@ -271,6 +275,7 @@ def _hidden_side_by_side(parts: Sequence[HiddenDraws | None]) -> HiddenDraws | N
         numbers=known[0].numbers,
         log_marginal=joined("log_marginal", 1),
         log_marginal_error=joined("log_marginal_error", 1),
+        unexplained=None if any(part.unexplained is None for part in known) else joined("unexplained", 1),
     )
 
 

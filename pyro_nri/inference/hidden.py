@@ -131,7 +131,7 @@ def search(
         num_starts: starts from prior draws beside them.
     """
     likelihood = coarse.likelihood
-    starts = [_prior_starts(coarse, stream, num_starts)] if num_starts else []
+    starts = [prior_starts(coarse, stream, num_starts)] if num_starts else []
     if num_guesses:
         looked = feels_everything(likelihood)
         starts.insert(0, scan(likelihood, stream, num_guesses) if looked else guess(likelihood, num_guesses))
@@ -153,7 +153,7 @@ def search(
     return _keep(found, _distinct(found, found.log_evidence), NUM_MODES)
 
 
-def _prior_starts(target: HiddenTarget, stream: Stream, number: int) -> tuple[Tensor, Tensor]:
+def prior_starts(target: HiddenTarget, stream: Stream, number: int) -> tuple[Tensor, Tensor]:
     """States ``[M, B, N_hidden, D]`` and edges into hidden entities drawn from the prior."""
     likelihood = target.likelihood
     size = likelihood.num_hidden * likelihood.dynamics.state_size
@@ -226,7 +226,7 @@ class Sampled(NamedTuple):
 def proposal_of(target: HiddenTarget, found: Candidates, stream: Stream) -> LaplaceMixture:
     """The proposal around modes ``[M, B]``; its share of prior draws follows what prior draws are worth."""
     evidence = found.log_evidence
-    starts = _prior_starts(target, stream.child("worth of the prior"), NUM_WORTH)
+    starts = prior_starts(target, stream.child("worth of the prior"), NUM_WORTH)
     worth = target.log_density(*starts) + starts[0].square().sum((-1, -2)) / 2
     size = starts[0][0, 0].numel()
     worth = worth + size / 2 * torch.log(worth.new_tensor(2 * torch.pi)) - target.rest.log_prior_into(starts[1])

@@ -7,10 +7,14 @@ from torch import Tensor
 
 from pyro_nri.inference.hidden import NUM_PRIOR_STARTS, HiddenTarget, hidden_target, search
 from pyro_nri.inference.hidden_edges import structure_from
+from pyro_nri.inference.hidden_rough import FINER, finish, rough_paths
 from pyro_nri.inference.hidden_run import CHUNK_SCENES, checked_numbers
 from pyro_nri.inference.hidden_search import NUM_GUESSES
 from pyro_nri.inference.streams import Stream, keys
+from pyro_nri.model.hidden import is_stiff
+from pyro_nri.model.hidden_motion import MOST_UNEXPLAINED
 from pyro_nri.model.program import SceneModel
+from pyro_nri.scenes.hidden_entities import with_hidden
 from pyro_nri.scenes.scenes import Scenes
 
 
@@ -21,7 +25,7 @@ class FoundHidden(NamedTuple):
         state: of the hidden entities at frame 0, ``[B, N_hidden, D]``, raw units.
         path: their states in all frames, ``[B, N_hidden, T, D]``.
         edge_type: of all entities, hidden ones last, long ``[B, E]``.
-        log_joint: log joint density of state and structure, ``[B]``.
+        log_joint: log joint density of state and structure, ``[B]``; where forces change fast, of the whole path.
     """
 
     state: Tensor
@@ -36,22 +40,23 @@ def find_hidden(
     num_hidden: int = 1,
     *,
     structure: Tensor | None = None,
-    num_guesses: int = NUM_GUESSES,
+    num_guesses: int | None = None,
     num_starts: int = NUM_PRIOR_STARTS,
     seed: int,
 ) -> FoundHidden:
     """The most probable motion of hidden entities that a search finds: a quick answer that says nothing of its doubt.
 
     As the paper does it (section 5.2): candidates are improved and the best is kept. They come from what the motion
-    of recorded entities leaves unexplained, a few from the prior, and are improved by least squares. Where nothing
-    hidden acts, or forces change fast within a frame, ask :func:`infer_hidden`.
+    of recorded entities leaves unexplained, a few from the prior, and are improved by least squares. Where forces
+    change fast within a frame, they are followed by paths near the laws, as in :func:`infer_hidden`, and begin at other
+    frames where they fail. Whether anything hidden acts at all is a question for :func:`infer_hidden`.
 
     Args:
         model: trained pair forces between particles; frozen here.
         scenes: B scenes, each with its own structure, every entity seen in every frame.
         num_hidden: 1 or 2 hidden entities in every scene.
         structure: known structures of all entities, hidden ones last, long ``[B, E]``.
-        num_guesses: guesses that are followed up in each scene.
+        num_guesses: guesses that are followed up in each scene; default: 8, and 24 at two where forces change fast.
         num_starts: starts from prior draws beside them.
         seed: fixes all random numbers; results do not depend on which other scenes are searched beside.
 
@@ -72,28 +77,67 @@ def find_hidden(
         raise ValueError(f"num_hidden must be 1 or 2, found {num_hidden!r}")
     checked_numbers(model, scenes, num_hidden, structure)
     for name, value in (("num_guesses", num_guesses), ("num_starts", num_starts)):
-        if value < 0:
+        if value is not None and value < 0:
             raise ValueError(f"{name} must be 0 or more, found {value}")
-    if num_guesses + num_starts == 0:
+    if num_guesses == 0 == num_starts:
         raise ValueError("num_guesses and num_starts are both 0: there is nothing to start from")
     parts = []
     with torch.no_grad():
         for start in range(0, scenes.num_scenes, CHUNK_SCENES):
             some = slice(start, start + CHUNK_SCENES)
-            part = scenes[some]
-            fine = hidden_target(model, part, num_hidden, None if structure is None else structure[some])
-            coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
-            stream = Stream(seed, keys(part.group_names), 1).child(f"{num_hidden} hidden")
-            modes = search(coarse, fine, stream, num_guesses=num_guesses, num_starts=num_starts)
-            best = modes.log_density.argmax(0)  # [B]; they come by their evidence
-            scene = torch.arange(len(best))
-            state, into = modes.state[best, scene], modes.into_hidden[best, scene]
-            path = fine.likelihood.path(state, into)
-            table = fine.likelihood.table(path)
-            incoming = fine.rest.most_likely(table, into)
-            weight = fine.rest.log_weight(table, incoming, into) - fine.rest.log_sum(table, into)
-            density = fine.finish(table, state, into) + weight
-            moved = path.state.transpose(-3, -2)
-            raw = state * fine.likelihood.scale + fine.likelihood.offset
-            parts.append(FoundHidden(raw, moved, structure_from(incoming, into), density))
+            part, known = scenes[some], None if structure is None else structure[some]
+            stream = Stream(seed, keys(part.group_names), 1)
+            answer = _near_laws if is_stiff(model.impulse_parts[0]) else _running_free
+            parts.append(answer(model, part, num_hidden, known, stream, num_guesses, num_starts))
     return FoundHidden(*(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def _running_free(
+    model: SceneModel,
+    scenes: Scenes,
+    number: int,
+    structure: Tensor | None,
+    stream: Stream,
+    num_guesses: int | None,
+    num_starts: int,
+) -> FoundHidden:
+    """Paths that follow from their first frame."""
+    fine = hidden_target(model, scenes, number, structure)
+    coarse = HiddenTarget(fine.likelihood.searched(), fine.rest)
+    count = NUM_GUESSES if num_guesses is None else num_guesses
+    modes = search(coarse, fine, stream.child(f"{number} hidden"), num_guesses=count, num_starts=num_starts)
+    best = modes.log_density.argmax(0)  # [B]; they come by their evidence
+    scene = torch.arange(len(best))
+    state, into = modes.state[best, scene], modes.into_hidden[best, scene]
+    path = fine.likelihood.path(state, into)
+    table = fine.likelihood.table(path)
+    incoming = fine.rest.most_likely(table, into)
+    weight = fine.rest.log_weight(table, incoming, into) - fine.rest.log_sum(table, into)
+    raw = state * fine.likelihood.scale + fine.likelihood.offset
+    density = fine.finish(table, state, into) + weight
+    return FoundHidden(raw, path.state.transpose(-3, -2), structure_from(incoming, into), density)
+
+
+def _near_laws(
+    model: SceneModel,
+    scenes: Scenes,
+    number: int,
+    structure: Tensor | None,
+    stream: Stream,
+    num_guesses: int | None,
+    num_starts: int,
+) -> FoundHidden:
+    """Paths of which every frame lies near what the laws make of the one before."""
+    (rough,) = rough_paths(model, scenes, (number,), structure, stream, num_guesses=num_guesses, num_starts=num_starts)
+    path, likely = rough.path, rough.motion.structure
+    row = (rough.unexplained <= MOST_UNEXPLAINED).nonzero()[:, 0]  # others would take long, for little
+    if len(row):
+        motion, found = finish(model, scenes[row], rough.of(row), None if structure is None else structure[row])
+        path, likely = path.index_copy(0, row, found), likely.index_copy(0, row, motion.structure)
+    motion = rough.motion.under(likely).refined(FINER)
+    density = motion.log_density(path)
+    if structure is None:
+        prior = model.structure_prior(model.prepare(with_hidden(scenes, number)))
+        density = density + prior.log_prob(motion.structure).double()
+    raw = path * motion.scale + motion.offset
+    return FoundHidden(raw[:, 0], raw.transpose(1, 2), motion.structure, density)

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
-from pyro_nri.inference.hidden import HiddenTarget, hidden_target, sample, search
-from pyro_nri.inference.hidden_chaotic import ChaoticDraws, RoughPath, hopeful, rough_paths, sample_chaotic
+from pyro_nri.inference.hidden import HiddenTarget, Sampled, hidden_target, sample, search
+from pyro_nri.inference.hidden_chaotic import ChaoticDraws, sample_chaotic
 from pyro_nri.inference.hidden_draws import NUM_WARMUP
+from pyro_nri.inference.hidden_rough import FINER, RoughPath, hopeful, nothing_hidden, rough_paths
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import check_unshared, is_stiff
+from pyro_nri.model.hidden_motion import HiddenMotion
 from pyro_nri.model.program import MAX_TABLE_CODES, SceneModel
 from pyro_nri.model.receivers import num_codes
 from pyro_nri.model.structures import StructureDistribution
@@ -157,6 +159,7 @@ class _Run(NamedTuple):
     proposed: Tensor
     log_marginal: Tensor
     log_error: Tensor
+    unexplained: Tensor
     num_evaluations: int
 
 
@@ -185,6 +188,7 @@ def _run(
         torch.ones_like(drawn.accepted),
         drawn.integral.log_value,
         drawn.integral.log_error,
+        _unexplained(model, scenes, fine, drawn),
         drawn.num_evaluations,
     )
 
@@ -205,8 +209,20 @@ def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: i
         torch.ones_like(log_joint, dtype=torch.bool),
         posterior.log_marginal,
         torch.zeros_like(posterior.log_marginal),
+        nothing_hidden(model, scenes).unexplained,
         0,
     )
+
+
+def _unexplained(model: SceneModel, scenes: Scenes, target: HiddenTarget, drawn: Sampled) -> Tensor:
+    """What the most probable draw leaves unexplained, ``[B]``."""
+    best = drawn.log_joint.flatten(0, 1).argmax(0)
+    scene, number = torch.arange(len(best)), target.likelihood.num_observed
+    state, structure = (each.flatten(0, 1)[best, scene] for each in (drawn.hidden_state, drawn.edge_type))
+    incoming = structure[..., edges.incoming_edges(number + target.likelihood.num_hidden)]
+    path = target.likelihood.path(state, incoming[..., number:, :]).state
+    motion = HiddenMotion(model, scenes, target.likelihood.num_hidden, structure).refined(FINER)
+    return motion.unexplained((path - motion.offset) / motion.scale)
 
 
 def _paths(target: HiddenTarget, state: Tensor, edge_type: Tensor) -> Tensor:
@@ -264,6 +280,7 @@ def _of_rough(rough: RoughPath, num_chains: int, num_draws: int) -> _Run:
         never.clone(),
         rough.log_evidence.clone(),
         torch.full_like(rough.log_evidence, torch.inf),
+        rough.unexplained.clone(),
         0,
     )
 
@@ -280,6 +297,7 @@ def _fill(run: _Run, some: Tensor, drawn: ChaoticDraws) -> None:
     each = drawn.path.transpose(0, 1).flatten(0, 1)
     run.path[:, some] = each[torch.linspace(0, len(each) - 1, NUM_PATHS).round().long()]
     run.log_marginal[some], run.log_error[some] = drawn.log_marginal, drawn.log_error
+    run.unexplained[some] = drawn.unexplained
 
 
 def _most_probable(
@@ -332,5 +350,6 @@ def _most_probable(
             numbers=numbers,
             log_marginal=log_marginal.numpy(),
             log_marginal_error=error.numpy(),
+            unexplained=torch.stack([run.unexplained for run in runs]).numpy(),
         ),
     )

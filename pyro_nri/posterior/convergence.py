@@ -14,8 +14,10 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from pyro_nri.model.hidden_motion import MOST_UNEXPLAINED
 from pyro_nri.posterior.convert import group
 from pyro_nri.posterior.diagnostics import DISAGREEING, diagnostics_frame, quantity_diagnostics, summarize
+from pyro_nri.posterior.hidden_frames import num_hidden_frame
 from pyro_nri.posterior.recorded import is_noisy
 from pyro_nri.posterior.states import HIDDEN, renamed_hidden, states_frame
 
@@ -58,9 +60,10 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     A run fails by the problems of :func:`summarize`, if chains of a scene sit in different modes, or if the median
     effective sample size of whole structures is too small where they sit in one. It fails too if chains disagree about
     initial states, of hidden entities (whichever of them is called the first) or of recorded ones where recordings have
-    measurement noise, or have too few effective draws of them. Deviations of frequencies decide
-    nothing beside R-hat; they say how far off the answer may be. An exact posterior passes: its draws are independent.
-    No posterior passes whose scenes ``pyro-nri infer`` found far outside the states of training.
+    measurement noise, or have too few effective draws of them; and if no number of hidden entities explains a scene.
+    Deviations of frequencies decide nothing beside R-hat; they say how far off the answer may be. An exact posterior
+    passes: its draws are independent. No posterior passes whose scenes ``pyro-nri infer`` found far outside the states
+    of training.
 
     Args:
         tree: a posterior.
@@ -70,7 +73,8 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     Returns:
         The verdict. Its table has the columns of :func:`diagnostics_frame`, then those of :func:`split_frequencies`
         (its ``num_edges`` as ``num_edges_compared``), :func:`graph_distance_ess` and :func:`chain_modes`, and of
-        :func:`~pyro_nri.posterior.states.states_frame`.
+        :func:`~pyro_nri.posterior.states.states_frame`, and ``unexplained`` of the number of hidden entities that draws
+        have.
     """
     tree = renamed_hidden(tree)
     summary = summarize(tree, r_hat_limit=r_hat_limit, ess_limit=ess_limit)
@@ -80,6 +84,9 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     every = (compared, graph_distance_ess(tree), chain_modes(tree), states_frame(tree))
     parts = [part.drop(columns="scene") for part in every]
     table = pd.concat([diagnostics_frame(tree), *parts], axis=1)
+    if HIDDEN in tree.children and "unexplained" in tree[HIDDEN]:
+        numbers = num_hidden_frame(tree)
+        table["unexplained"] = numbers["unexplained"][numbers["chosen"]].to_numpy()
     if far := tree.attrs.get("beyond_training"):
         verdict = "Do not trust this posterior: its scenes are unlike those that the model was trained on."
         advice = "Bring the scenes into the units of training, or train on scenes like these."
@@ -291,7 +298,22 @@ def _problems(table: pd.DataFrame, summary: dict[str, Any]) -> tuple[str, ...]:
     if count := int((ess < ess_limit).sum()):
         what = f"In {count} of {len(table)} scenes whole structures have effective sample sizes below {ess_limit:g}"
         problems.append(f"{what}, the smallest is {ess.min():.0f}.")
-    return (*problems, *_state_problems(table, summary))
+    return (*problems, *_state_problems(table, summary), *_unexplained_problems(table))
+
+
+def _unexplained_problems(table: pd.DataFrame) -> list[str]:
+    if "unexplained" not in table:
+        return []
+    lost = table["unexplained"] > MOST_UNEXPLAINED
+    if not lost.any():
+        return []
+    where = [f"scene {scene}" for scene in table["scene"][lost]]
+    where[_NUM_NAMED:] = ["and others"] if len(where) > _NUM_NAMED else []
+    return [
+        f"In {lost.sum()} of {len(table)} scenes no number of hidden entities that was tried explains the motion: "
+        f"{', '.join(where)}; up to {table['unexplained'].max():.0f} nats for each transition and entity are left, "
+        f"where noise of the learned size leaves two or three."
+    ]
 
 
 def _state_problems(table: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
@@ -339,4 +361,9 @@ def _advice(tree: xr.DataTree, table: pd.DataFrame, summary: dict[str, Any]) -> 
         times, thin = math.ceil(summary["ess_limit"] / max(ess, 1.0)), int(tree.attrs.get("thin", 1))
         thinned = f" or infer(thin={times * thin})" if name == "infer" else ""
         advice.append(f"Run {times} times as long: {name}(num_draws={times * num_draws}){thinned}.")
+    if _unexplained_problems(table):
+        advice.append(
+            "What nothing explains may have been missed by the search (another seed, more frames), or is more than the "
+            "hidden entities that were tried (num_hidden='auto'), or follows other laws."
+        )
     return tuple(advice)

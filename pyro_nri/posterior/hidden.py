@@ -11,12 +11,14 @@ def hidden_dataset(hidden: HiddenDraws, scenes: Scenes, group_names: tuple[str, 
     """The group ``hidden_posterior``.
 
     ``hidden_state`` (chain, draw, scene, hidden, state) at frame 0; ``path`` (path_draw, scene, hidden, frame, state)
-    of some of the draws; ``num_hidden`` (scene) of the draws; ``log_marginal`` and ``log_marginal_error`` (number,
-    scene). Raw units, NaN where a scene has fewer hidden entities than others.
+    of some of the draws; ``num_hidden`` (scene) of the draws; ``log_marginal``, ``log_marginal_error`` and, where it is
+    known, ``unexplained`` (number, scene). Raw units, NaN where a scene has fewer hidden entities than others.
     """
     num_hidden = hidden.state.shape[3]
+    known = {} if hidden.unexplained is None else {"unexplained": (("number", "scene"), hidden.unexplained)}
     return xr.Dataset(
         {
+            **known,
             "hidden_state": (("chain", "draw", "scene", "hidden", "state"), hidden.state),
             "path": (("path_draw", "scene", "hidden", "frame", "state"), hidden.path),
             "num_hidden": ("scene", hidden.num_hidden),
@@ -44,4 +46,5 @@ def hidden_of(dataset: xr.Dataset) -> HiddenDraws:
         numbers=tuple(int(number) for number in dataset["number"].values),
         log_marginal=dataset["log_marginal"].values,
         log_marginal_error=dataset["log_marginal_error"].values,
+        unexplained=dataset["unexplained"].values if "unexplained" in dataset else None,
     )

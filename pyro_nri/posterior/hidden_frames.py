@@ -56,8 +56,10 @@ def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
 
     Returns:
         Columns ``scene``, ``num_hidden``, ``log_marginal``, ``log_marginal_error`` (standard error; inf for a number
-        far too improbable to be followed up), ``probability`` (every number that was tried equally likely before the
-        data), ``chosen`` (whether the draws have this number).
+        far too improbable to be followed up, and where chains hardly move), ``probability`` (every number that was
+        tried equally likely before the data), ``chosen`` (whether the draws have this number), ``unexplained`` (nats
+        for each transition and entity by which frames are less likely than exact predictions: two or three if the
+        number explains them, NaN if unknown).
 
     Raises:
         ValueError: the posterior has no hidden entities.
@@ -65,6 +67,7 @@ def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
     hidden = hidden_group(tree)
     numbers, scenes = hidden["number"].values, hidden["scene"].values
     log_marginal = hidden["log_marginal"].transpose("scene", "number").values
+    unexplained = hidden.get("unexplained", np.nan * hidden["log_marginal"])
     return pd.DataFrame(
         {
             "scene": np.repeat(scenes, len(numbers)),
@@ -73,6 +76,7 @@ def num_hidden_frame(tree: xr.DataTree) -> pd.DataFrame:
             "log_marginal_error": hidden["log_marginal_error"].transpose("scene", "number").values.ravel(),
             "probability": hidden_of(hidden).probability.T.ravel(),
             "chosen": (hidden["num_hidden"].values[:, None] == numbers).ravel(),
+            "unexplained": unexplained.transpose("scene", "number").values.ravel(),
         }
     )
 

@@ -1,5 +1,6 @@
 """The quick answer: it finds what the posterior finds, scene by scene, and prior starts alone do not."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,28 @@ def test_the_path_and_the_edges_are_found(springs, given):
     assert torch.equal(found.edge_type, structure)
     draws = infer_hidden(model, recorded, 1, structure=known, num_chains=2, num_draws=20, num_warmup=20, seed=0)
     assert (found.log_joint.numpy() >= draws.log_joint.max((0, 1)) - 1e-6).all()  # nothing that was drawn is likelier
+
+
+@pytest.mark.slow
+def test_charges_are_found_beside_close_encounters():
+    """Where forces change fast; from the prior alone they are not."""
+    checkpoint = load_checkpoint(Path(__file__).parents[2] / "data" / "models" / "charged5.pt")
+    whole = simulate("charged", 2, num_entities=4, num_frames=16, seed=8)
+    recorded = Scenes.from_arrays(whole.trajectory[:, :, :3], time_step=whole.time_step, scene_names=whole.scene_names)
+    found = find_hidden(checkpoint.model, recorded, num_guesses=2, num_starts=0, seed=0)
+    assert found.path.shape == (2, 1, 16, 4)
+    assert torch.equal(found.path[:, :, 0], found.state)
+    assert ((found.path[:, 0] - whole.trajectory[:, :, 3]).abs() < 1e-4).all()
+    wanted = torch.tensor(checkpoint.alignment).argsort()[whole.edge_type]
+    assert torch.equal(found.edge_type, wanted)
+    alone = find_hidden(checkpoint.model, recorded[1:], num_guesses=2, num_starts=0, seed=0)
+    torch.testing.assert_close(alone.path, found.path[1:], rtol=0, atol=1e-8)
+    given = find_hidden(checkpoint.model, recorded[:1], structure=wanted[:1], num_guesses=2, num_starts=0, seed=0)
+    torch.testing.assert_close(given.path, found.path[:1], rtol=0, atol=1e-6)
+    prior = math.log(2) * wanted.shape[-1]  # of the structure, known or not
+    torch.testing.assert_close(given.log_joint - prior, found.log_joint[:1], rtol=0, atol=0.2)
+    lucky = find_hidden(checkpoint.model, recorded[:1], num_guesses=0, num_starts=1, seed=0)
+    assert lucky.log_joint < found.log_joint[:1] - 100
 
 
 def test_the_density_is_that_of_state_and_structure(springs):

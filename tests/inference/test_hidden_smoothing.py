@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from pyro_nri.inference import hidden_smoothing
-from pyro_nri.inference.hidden_chaotic import MOST_UNEXPLAINED, hopeful
 from pyro_nri.inference.hidden_draws import draw_paths
+from pyro_nri.inference.hidden_rough import hopeful
 from pyro_nri.inference.hidden_run import infer_hidden
 from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.learning.checkpoint import load_model
-from pyro_nri.model.hidden_motion import HiddenMotion
+from pyro_nri.model.hidden_motion import MOST_UNEXPLAINED, HiddenMotion
 from pyro_nri.model.spec import ModelSpec, build_model
 from pyro_nri.scenes import edges
 from pyro_nri.scenes.scenes import Scenes

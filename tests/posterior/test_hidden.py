@@ -9,6 +9,7 @@ from PIL import Image
 
 from pyro_nri.inference.draws import Draws, HiddenDraws
 from pyro_nri.model.spec import ModelSpec, build_model
+from pyro_nri.posterior.convergence import check
 from pyro_nri.posterior.convert import scenes_of, to_datatree, to_draws
 from pyro_nri.posterior.frames import edges_frame, read_frame, write_frame
 from pyro_nri.posterior.hidden_frames import hidden_frame, num_hidden_frame
@@ -19,6 +20,7 @@ from pyro_nri.posterior.storage import read_posterior, write_posterior
 from pyro_nri.scenes.scenes import Scenes
 
 NUM_FRAMES, NUM_DRAWS = 6, 8
+UNEXPLAINED = np.array([[60.0, 50.0], [40.0, 2.5], [30.4, 2.0]])  # two hidden entities do not explain scene a either
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def draws():
         num_evaluations=100,
         log_marginal=np.array([-9.0, -10.0]),
         log_marginal_error=np.array([0.1, 0.2]),
-        hidden=HiddenDraws(state, path, np.array([2, 1]), (0, 1, 2), log_marginal, 0.1 * np.ones((3, 2))),
+        hidden=HiddenDraws(state, path, np.array([2, 1]), (0, 1, 2), log_marginal, 0.1 * np.ones((3, 2)), UNEXPLAINED),
     )
 
 
@@ -68,7 +70,7 @@ def tree(draws, scenes):
 def test_file_round_trip(tree, draws, tmp_path):
     write_posterior(tree, tmp_path / "posterior.nc")
     again = to_draws(read_posterior(tmp_path / "posterior.nc"))
-    for name in ("state", "path", "num_hidden", "log_marginal", "log_marginal_error"):
+    for name in ("state", "path", "num_hidden", "log_marginal", "log_marginal_error", "unexplained"):
         assert np.array_equal(getattr(again.hidden, name), getattr(draws.hidden, name), equal_nan=True)
     assert again.hidden.numbers == (0, 1, 2)
     assert np.array_equal(again.edge_type, draws.edge_type)
@@ -99,9 +101,32 @@ def test_num_hidden_frame(tree):
     frame = num_hidden_frame(tree)
     assert frame["num_hidden"].tolist() == [0, 1, 2] * 2
     assert frame["chosen"].tolist() == [False, False, True, False, True, False]
+    assert frame["unexplained"].tolist() == UNEXPLAINED.T.ravel().tolist()
     of_a = frame[frame["scene"] == "a"]
     assert of_a["probability"].sum() == pytest.approx(1)
     assert of_a["probability"].iloc[2] == pytest.approx(1 / (1 + np.exp(-1) + np.exp(-11)))
+
+
+def test_a_scene_that_no_number_explains_does_not_pass(draws, scenes):
+    told = "In 1 of 2 scenes no number of hidden entities that was tried explains the motion: scene a; up to 30 nats"
+    found = check(to_datatree(draws, scenes))
+    assert any(told in problem for problem in found.problems)
+    assert found.table["unexplained"].tolist() == [30.4, 2.5]
+    assert any("missed by the search" in sentence for sentence in found.advice)
+    explained = replace(draws.hidden, unexplained=UNEXPLAINED / 10)
+    found = check(to_datatree(replace(draws, hidden=explained), scenes))
+    assert not any("explains the motion" in problem for problem in found.problems)
+    assert not any("missed by the search" in sentence for sentence in found.advice)
+
+
+def test_a_file_that_does_not_know_what_is_unexplained(draws, scenes, tmp_path):
+    """One of before, or of recordings with noise."""
+    older = to_datatree(replace(draws, hidden=replace(draws.hidden, unexplained=None)), scenes)
+    write_posterior(older, tmp_path / "older.nc")
+    again = read_posterior(tmp_path / "older.nc")
+    assert to_draws(again).hidden.unexplained is None
+    assert num_hidden_frame(again)["unexplained"].isna().all()
+    assert "unexplained" not in check(again).table
 
 
 def test_pictures(tree, tmp_path):
