@@ -205,6 +205,17 @@ def test_no_interaction_is_no_force(laws, is_fitted):
     assert not silent.select(coordinate, torch.zeros(50, dtype=torch.long), silent.table()).any()
 
 
+@pytest.mark.parametrize("circular", [False, True])
+def test_types_that_exert_a_force(circular):
+    """Beside a law of size 1, one of 0.01 is a law, and one of 1e-4 is an error around 0."""
+    laws = make_laws(3, circular=circular)
+    size = torch.ones(NUM_SPLINES, dtype=torch.double)
+    laws.set_splines(torch.stack([1e-4 * size, -size, 0.01 * size]))
+    assert laws.exerting().tolist() == [False, True, True]
+    laws.set_splines(torch.stack([1e-4 * size, -1e-4 * size, 0 * size]))  # nothing stronger beside them
+    assert laws.exerting().tolist() == [True, True, False]
+
+
 def test_gradients_of_the_interpolated_table(laws):
     coordinate = coordinates(laws, 6).requires_grad_()
     table = laws.table().detach().clone().requires_grad_()

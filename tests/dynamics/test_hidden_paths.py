@@ -100,3 +100,16 @@ def test_phases_and_missing_states_are_refused(springs, make_pair_forces):
     phases = make_pair_forces(lambda a: a.sin(), lambda a: a.cos(), state_names=("phi", "vphi", "omega"))
     with pytest.raises(ValueError, match="phase oscillators"):
         HiddenPaths(phases, Scenes.from_arrays(trajectory[..., :3], time_step=0.1), num_steps=2)
+
+
+def test_a_type_without_force_exerts_none(make_pair_forces):
+    """What a law around 0 has learned is error, and would explain the errors of others."""
+    nothing = make_pair_forces(lambda r: 1e-7 * r, lambda r: -0.4 * r, num_substeps=40)
+    trajectory, structure = whole_scenes(nothing, 1)
+    observed = Scenes.from_arrays(trajectory[:, :, :4], time_step=0.1)
+    found = HiddenPaths(nothing, observed, num_steps=2)(trajectory[:, 0, 4:], weights_into_hidden(structure, 4))
+    assert (found.impulses[..., 0, :] == 0).all()
+    assert (found.impulses[..., 1, :] != 0).all()
+    weak = make_pair_forces(lambda r: 0.01 * r, lambda r: -0.4 * r, num_substeps=40)
+    found = HiddenPaths(weak, observed, num_steps=2)(trajectory[:, 0, 4:], weights_into_hidden(structure, 4))
+    assert (found.impulses != 0).all()

@@ -142,9 +142,24 @@ def test_number_of_hidden_entities(springs, whole):
     without = infer_hidden(springs, hide(nothing, 4), "auto", **options)
     assert without.hidden.num_hidden.tolist() == [0, 0]
     assert (without.hidden.probability[0] > 0.9).all()
+    assert (without.hidden.unexplained < 3).all()  # one more changes nothing
     several = infer_hidden(springs, one, "auto", **options)
     assert several.hidden.num_hidden.tolist() == [1]
     assert several.hidden.probability[1, 0] > 0.9
+    assert several.hidden.unexplained[0, 0] > 20
+    assert several.hidden.unexplained[1, 0] < 3
+
+
+def test_a_law_around_zero_is_no_evidence(springs, whole):
+    """One more entity that pulls on nothing costs the prior of not pulling, whatever errors its law has."""
+    off = copy.deepcopy(springs)
+    table = off.dynamics.laws.fitted_table
+    table[0] = 1e-6 * table[1].abs().max() * torch.linspace(0, 1, table.shape[1]) ** 4
+    nothing = hide(simulate("springs", 1, num_entities=4, seed=32, num_frames=20), 4)
+    drawn = infer_hidden(off, nothing, "auto", num_chains=1, num_draws=40, num_warmup=20, seed=0)
+    lost = drawn.hidden.log_marginal[0, 0] - drawn.hidden.log_marginal[1, 0]
+    # Four edges that do not pull; one that pulls hardly adds to that.
+    assert abs(lost - 4 * math.log(2)) < 0.2 + 4 * drawn.hidden.log_marginal_error[1, 0]
 
 
 def test_known_structures_are_kept(springs, whole):

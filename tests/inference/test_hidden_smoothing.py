@@ -237,6 +237,8 @@ def test_numbers_of_hidden_charges_are_told_apart(number):
     assert hidden.probability[number, 0] > 0.99
     assert np.isfinite(hidden.log_marginal).all()
     assert np.isfinite(drawn.log_marginal_error).all()
+    assert hidden.unexplained[number, 0] < 3 < MOST_UNEXPLAINED
+    assert (hidden.unexplained[:number] > 2 * MOST_UNEXPLAINED).all()
     # Fewer hidden ones leave hundreds of nats unexplained.
     assert (hidden.log_marginal[:number] < hidden.log_marginal[number] - 100).all()
 
