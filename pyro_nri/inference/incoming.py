@@ -1,5 +1,6 @@
 """The types of a receiver's incoming edges as one joint distribution, sender after sender."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -18,7 +19,7 @@ class IncomingDistribution(dist.TorchDistribution):
     Args:
         base: logits, ``[*batch, N - 1, K]``.
         coupling: what type l of sender d adds to the logit of type k of sender e, ``[*batch, N - 1 (e), K (k), N - 1
-            (d), K (l)]``; entries whose d does not come before e are not read.
+            (d), K (l)]``; entries whose d does not come before e are not read. None: nothing is said.
         exists: which senders exist, bool ``[*batch, N - 1]``; default: all.
         order: senders in the order in which they are drawn, long ``[*batch, N - 1]``; default: ascending.
         floor: share of the uniform distribution at each sender, which keeps all types in reach.
@@ -42,7 +43,7 @@ class IncomingDistribution(dist.TorchDistribution):
     def __init__(
         self,
         base: Tensor,
-        coupling: Tensor,
+        coupling: Tensor | None,
         *,
         exists: Tensor | None = None,
         order: Tensor | None = None,
@@ -51,7 +52,7 @@ class IncomingDistribution(dist.TorchDistribution):
     ) -> None:
         senders = base.shape[:-1]  # [*batch, N - 1]
         wanted = (*base.shape, *base.shape[-2:])
-        if tuple(coupling.shape) != wanted:
+        if coupling is not None and tuple(coupling.shape) != wanted:
             raise ValueError(f"coupling must have shape {list(wanted)}, found {list(coupling.shape)}")
         if not 0 <= floor <= 1:
             raise ValueError(f"floor must be between 0 and 1, found {floor}")
@@ -67,15 +68,16 @@ class IncomingDistribution(dist.TorchDistribution):
         self.exists = exists
         self.order = order
         self.floor = floor
-        speaks = comes_before(order) & exists[..., :, None] & exists[..., None, :]
-        self.coupling = torch.where(speaks[..., :, None, :, None], coupling, torch.zeros_like(coupling))
+        if coupling is not None:
+            speaks = comes_before(order) & exists[..., :, None] & exists[..., None, :]
+            coupling = torch.where(speaks[..., :, None, :, None], coupling, torch.zeros_like(coupling))
+        self.coupling = coupling
         super().__init__(senders[:-1], senders[-1:], validate_args=validate_args)
 
     @classmethod
     def edge_by_edge(cls, probability: Tensor, exists: Tensor) -> "IncomingDistribution":
         """Senders that say nothing of one another, from the probability of each type, ``[*batch, N - 1, K]``."""
-        coupling = probability.new_zeros(*probability.shape, *probability.shape[-2:])
-        return cls(probability.clamp(min=1e-300).log(), coupling, exists=exists, validate_args=False)
+        return cls(probability.clamp(min=1e-300).log(), None, exists=exists, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -84,12 +86,12 @@ class IncomingDistribution(dist.TorchDistribution):
 
     def __getitem__(self, index: Any) -> "IncomingDistribution":
         """The distributions of some receivers: ``index`` goes into the batch."""
-        return self._like(*(value[index] for value in self._parts))
+        return self._each(lambda value: value[index])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "IncomingDistribution":
         """The same distributions with a larger batch shape."""
         inner = len(self.batch_shape)
-        return self._like(*(value.expand(*batch_shape, *value.shape[inner:]) for value in self._parts))
+        return self._each(lambda value: value.expand(*batch_shape, *value.shape[inner:]))
 
     def with_floor(self, floor: float) -> "IncomingDistribution":
         """The same distributions with another share of the uniform one at each sender.
@@ -99,27 +101,34 @@ class IncomingDistribution(dist.TorchDistribution):
         """
         if not 0 <= floor <= 1:
             raise ValueError(f"floor must be between 0 and 1, found {floor}")
-        changed = self._like(*self._parts)
+        changed = self._each(lambda value: value)
         changed.floor = floor
         return changed
 
     def double(self) -> "IncomingDistribution":
         """The same distributions in float64."""
-        return self._like(self.base.double(), self.coupling.double(), self.exists, self.order)
+        coupling = None if self.coupling is None else self.coupling.double()
+        return self._like(self.base.double(), coupling, self.exists, self.order)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability ``[*sample, *batch]`` of types ``[*sample, *batch, N - 1]``, in one pass."""
         if self._validate_args:
             self._validate_sample(value)
         value = value.long()
-        one_hot = torch.nn.functional.one_hot(value, self.num_edge_types).to(self.base.dtype)
-        flat = self.coupling.flatten(-4, -3).flatten(-2)  # [*batch, (N - 1) K, (N - 1) K]
-        said = (flat @ one_hot.flatten(-2)[..., None]).squeeze(-1)  # [*sample, *batch, (N - 1) K]
-        log_prob = self._log_probability(self.base + said.unflatten(-1, self.base.shape[-2:]), self.exists)
+        logits = self.base.expand(*value.shape, -1)
+        if self.coupling is not None:
+            one_hot = torch.nn.functional.one_hot(value, self.num_edge_types).to(self.base.dtype)
+            flat = self.coupling.flatten(-4, -3).flatten(-2)  # [*batch, (N - 1) K, (N - 1) K]
+            said = (flat @ one_hot.flatten(-2)[..., None]).squeeze(-1)  # [*sample, *batch, (N - 1) K]
+            logits = logits + said.unflatten(-1, self.base.shape[-2:])
+        log_prob = self._log_probability(logits, self.exists)
         return log_prob.gather(-1, value[..., None]).squeeze(-1).sum(-1)
 
     def from_uniform(self, uniform: Tensor) -> Tensor:
         """Types as a function of uniform numbers in [0, 1): ``[*batch, N - 1]`` to long ``[*batch, N - 1]``."""
+        if self.coupling is None:
+            logits = self.base.expand(*uniform.shape, -1)
+            return self._types(logits, self.exists.expand(uniform.shape), uniform)
         order = self.order.expand(uniform.shape)
         last = self.base.shape[-2:]  # N - 1, K
         by_sender = order[..., None].expand(*uniform.shape, last[1])
@@ -133,10 +142,7 @@ class IncomingDistribution(dist.TorchDistribution):
         drawn = []
         for number in range(last[0]):
             logits = base[..., number, :] + said[..., number, :]
-            cumulative = self._probability(logits, exists[..., number]).cumsum(-1)
-            # The target is below the total, so a type of probability zero is never drawn.
-            target = uniform[..., number, None] * cumulative[..., -1:]
-            types = (cumulative[..., :-1] <= target).sum(-1)
+            types = self._types(logits, exists[..., number], uniform[..., number])
             drawn.append(types)
             chosen = types[..., None, None, None].expand(*said.shape, 1)
             said = said + coupling[..., number, :].gather(-1, chosen).squeeze(-1)
@@ -147,17 +153,24 @@ class IncomingDistribution(dist.TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         return self.from_uniform(torch.rand(shape, dtype=torch.float64, device=self.base.device))
 
-    @property
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.base, self.coupling, self.exists, self.order
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "IncomingDistribution":
+        """The same of changed tensors."""
+        coupling = None if self.coupling is None else change(self.coupling)
+        return self._like(change(self.base), coupling, change(self.exists), change(self.order))
 
-    def _like(self, base: Tensor, coupling: Tensor, exists: Tensor, order: Tensor) -> "IncomingDistribution":
+    def _like(self, base: Tensor, coupling: Tensor | None, exists: Tensor, order: Tensor) -> "IncomingDistribution":
         new = IncomingDistribution.__new__(IncomingDistribution)  # what is not read is zero already
         new.num_edge_types, new.floor = self.num_edge_types, self.floor
         new.base, new.coupling, new.exists, new.order = base, coupling, exists, order
         dist.TorchDistribution.__init__(new, base.shape[:-2], base.shape[-2:-1], validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def _types(self, logits: Tensor, exists: Tensor, uniform: Tensor) -> Tensor:
+        """Types of senders from logits ``[*batch, K]`` and uniform numbers ``[*batch]``."""
+        cumulative = self._probability(logits, exists).cumsum(-1)
+        # The target is below the total, so a type of probability zero is never drawn.
+        return (cumulative[..., :-1] <= uniform[..., None] * cumulative[..., -1:]).sum(-1)
 
     def _probability(self, logits: Tensor, exists: Tensor) -> Tensor:
         """Probability of each type ``[*batch, K]`` of senders."""

@@ -131,3 +131,21 @@ def test_bad_arguments():
         IncomingDistribution(base, coupling, order=torch.arange(2))
     with pytest.raises(ValueError, match=r"exists must have shape \[3\], found \[4\]"):
         IncomingDistribution(base, coupling, exists=torch.ones(4, dtype=torch.bool))
+
+
+def test_senders_that_say_nothing_hold_no_couplings():
+    """The same as couplings of zero, in a hundredth of the memory where there are many senders."""
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(2, 3, 5, 3, generator=generator, dtype=torch.float64).softmax(-1)
+    exists = torch.rand(2, 3, 5, generator=generator) < 0.8
+    silent = IncomingDistribution.edge_by_edge(probability, exists).with_floor(0.1)
+    zero = torch.zeros(2, 3, 5, 3, 5, 3, dtype=torch.float64)
+    told = IncomingDistribution(probability.log(), zero, exists=exists, floor=0.1)
+    assert silent.coupling is None
+    uniform = torch.rand(4, 2, 3, 5, generator=generator, dtype=torch.float64)
+    types = told.from_uniform(uniform)
+    assert torch.equal(silent.from_uniform(uniform), types)
+    torch.testing.assert_close(silent.log_prob(types), told.log_prob(types))
+    index = torch.tensor([1, 0])
+    torch.testing.assert_close(silent[index].double().log_prob(types[:, index]), told[index].log_prob(types[:, index]))
+    torch.testing.assert_close(silent.expand((4, 2, 3)).log_prob(types), told.log_prob(types))
