@@ -124,7 +124,7 @@ class Draws:
         group_names: G names of the structures.
         method: "exact" (independent draws of an enumerated posterior) or "mcmc".
         seed: the seed of the run.
-        num_evaluations: likelihood evaluations made for each chain and structure.
+        num_evaluations: likelihood evaluations made for each chain and structure, of the structure that took most.
         edge_probability: float64 ``[G, E, K]``: exact where ``method`` is "exact", Rao-Blackwellised (mean of a move's
             conditionals over draws) where a kernel offers it, else None.
         receiver_probability: exact probability of each code of each receiver's incoming types, float64
@@ -230,6 +230,7 @@ def concatenate_draws(parts: Sequence[Draws]) -> Draws:
         accepted=joined("accepted", 2),
         proposed=joined("proposed", 2),
         group_names=sum((part.group_names for part in parts), ()),
+        num_evaluations=max(part.num_evaluations for part in parts),
         edge_probability=joined("edge_probability", 0),
         receiver_probability=joined("receiver_probability", 0),
         log_marginal=joined("log_marginal", 0),

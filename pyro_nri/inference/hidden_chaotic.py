@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.hidden_draws import draw_paths
-from pyro_nri.inference.hidden_integral import integrate_paths
+from pyro_nri.inference.hidden_draws import NUM_WARMUP, draw_paths
+from pyro_nri.inference.hidden_integral import NUM_ISLANDS, NUM_PARTICLES, integrate_paths
 from pyro_nri.inference.hidden_rough import RoughPath, edges_given, finish, over_structures
 from pyro_nri.inference.streams import Stream
 from pyro_nri.model.program import SceneModel
@@ -34,6 +34,7 @@ class ChaoticDraws(NamedTuple):
         log_marginal: log-likelihood of recorded frames, ``[B]``.
         log_error: standard error of it, ``[B]``; inf where hardly a proposed path is accepted.
         unexplained: nats for each transition and entity, ``[B]``: :meth:`HiddenMotion.unexplained`.
+        num_evaluations: paths whose density was asked for, for each chain and scene; without the search.
     """
 
     path: Tensor
@@ -43,6 +44,7 @@ class ChaoticDraws(NamedTuple):
     log_marginal: Tensor
     log_error: Tensor
     unexplained: Tensor
+    num_evaluations: int
 
 
 def sample_chaotic(
@@ -81,4 +83,7 @@ def sample_chaotic(
     raw = drawn.path * motion.scale + motion.offset
     moves = drawn.accepted.double().mean((0, 1)) >= LEAST_ACCEPTED
     log_error = torch.where(moves, integral.log_error, torch.inf)
-    return ChaoticDraws(raw, edge_type, log_joint, drawn.accepted, log_marginal, log_error, motion.unexplained(path))
+    count = NUM_WARMUP + num_draws + -(-NUM_ISLANDS * NUM_PARTICLES // stream.num_chains)
+    return ChaoticDraws(
+        raw, edge_type, log_joint, drawn.accepted, log_marginal, log_error, motion.unexplained(path), count
+    )

@@ -13,7 +13,6 @@ from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.hidden import HiddenTarget, Sampled, hidden_target, sample, search
 from pyro_nri.inference.hidden_chaotic import ChaoticDraws, sample_chaotic
-from pyro_nri.inference.hidden_draws import NUM_WARMUP
 from pyro_nri.inference.hidden_rough import FINER, RoughPath, hopeful, nothing_hidden, rough_paths
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
@@ -260,8 +259,9 @@ def _run_chaotic(
             known = None if structure is None else structure[some]
             here = replace(stream.child(f"{number} hidden"), keys=stream.keys[some])
             count = min(num_draws, -(-NUM_PATHS // stream.num_chains))
-            _fill(run, some, sample_chaotic(model, scenes[some], each.of(some), known, here, num_draws=count))
-            run = run._replace(num_evaluations=NUM_WARMUP + count)
+            drawn = sample_chaotic(model, scenes[some], each.of(some), known, here, num_draws=count)
+            _fill(run, some, drawn)
+            run = run._replace(num_evaluations=drawn.num_evaluations)
         runs.append(run)
     return runs
 
