@@ -12,8 +12,10 @@ from pyro_nri.dynamics.modules import ModuleLibrary
 NUM_POINTS = 801
 #: Cubic B-splines that a fitted law is a sum of.
 NUM_SPLINES = 64
-#: A type exerts a force if its strongest is more than this share of the strongest of all.
-LEAST_FORCE = 1e-3
+#: A type exerts a force if it is more than this share of the strongest one at the same place, at so many of the points.
+LEAST_FORCE, LEAST_POINTS = 1e-3, 0.05
+#: What places where all forces are weak are compared with: a share of the strongest force at the median place.
+WEAK = 0.1
 
 
 class ForceLaws(nn.Module):
@@ -106,9 +108,11 @@ class ForceLaws(nn.Module):
 
     def exerting(self) -> Tensor:
         """Which types exert a force at all, bool ``[K]``: what others have learned is error."""
-        force = self.table().detach() if self.circular else self.table().detach() / self.points()
-        strongest = force.abs().amax(-1)
-        return strongest > LEAST_FORCE * strongest.max()
+        table = self.table().detach().abs()
+        force = table if self.circular else table / self.points()
+        strongest = force.amax(0)
+        strongest = torch.maximum(strongest, WEAK * strongest.median())
+        return (force > LEAST_FORCE * strongest).double().mean(-1) >= LEAST_POINTS
 
     def forward(self, coordinate: Tensor, table: Tensor | None = None) -> Tensor:
         """Forces of all types, positive = away from the sender.

@@ -77,8 +77,8 @@ def find_hidden(
         raise ValueError(f"num_hidden must be 1 or 2, found {num_hidden!r}")
     checked_numbers(model, scenes, num_hidden, structure)
     for name, value in (("num_guesses", num_guesses), ("num_starts", num_starts)):
-        if value is not None and value < 0:
-            raise ValueError(f"{name} must be 0 or more, found {value}")
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise ValueError(f"{name} must be a whole number, 0 or more, found {value!r}")
     if num_guesses == 0 == num_starts:
         raise ValueError("num_guesses and num_starts are both 0: there is nothing to start from")
     parts = []

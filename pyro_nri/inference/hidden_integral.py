@@ -49,9 +49,17 @@ def integrate_paths(
 
     Returns:
         Log of the mean over populations ``[R]``, its standard error by their spread, and how many of them make it up.
-        Where no particle is possible, -inf.
+        Where no particle is possible, -inf. Where rounding spoils the normal distribution, Laplace's rough value, of
+        unknown error: inf.
+
+    Raises:
+        ValueError: there are fewer than two populations.
     """
+    if num_islands < 2:
+        raise ValueError(f"num_islands must be 2 or more, found {num_islands}: their spread is the error")
     near = motion.linearise(mode)
+    # Where noise is Student-t, of its scale rather than of its curvature at 0, which is narrower than it is.
+    near = near._replace(weight=near.weight * motion.unit_share(near.residual.shape[-1]))
     slope, diagonal, above = normal_equations(near, near.weight)
     factor = factorise(diagonal, above)
     mean = solve(factor, slope)
@@ -79,7 +87,14 @@ def integrate_paths(
             log_weight = log_weight + _log_share(motion, near, frame, change, later)
         later = change
     log_value = log_value + log_weight.logsumexp(1) - math.log(num_particles)  # [I, R]
-    return _over_islands(torch.where(factor.failed, -torch.inf, log_value))
+    found = _over_islands(log_value)
+    if not factor.failed.any():
+        return found
+    return Integral(
+        torch.where(factor.failed, log_integral(motion, mode), found.log_value),
+        torch.where(factor.failed, torch.inf, found.log_error),
+        torch.where(factor.failed, 0.0, found.effective),
+    )
 
 
 def _log_peak(motion: HiddenMotion, near: Linearised, mean: Tensor) -> Tensor:
@@ -93,7 +108,7 @@ def _log_peak(motion: HiddenMotion, near: Linearised, mean: Tensor) -> Tensor:
 def _heavy(uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Student-t draws ``[*batch, P]``, and the log of the standard normal density there over theirs, ``[*batch]``.
 
-    Their tails are heavier than those of normal ones, so that no weight is without bound.
+    Their tails are heavier than those of normal ones: what noise without a normal's tails does is weighed less wildly.
     """
     size = uniform.shape[-1] // 2 - 1
     square = -2 * torch.log1p(-uniform[..., 2 * size :]).sum(-1) / FREEDOM

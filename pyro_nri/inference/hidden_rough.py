@@ -34,6 +34,8 @@ NUM_FINE_STEPS = 16
 NUM_ROUNDS = 2
 #: Guesses at one hidden entity, and at two, that are followed through the first frames of each scene.
 NUM_GUESSES = (8, 24)
+#: Frames that a guess at a motion needs.
+MIN_FRAMES = 5
 #: Where else guesses begin, so long as no number of hidden entities explains a scene: shares of its frames.
 ELSEWHERE = (1.0, 0.5, 0.75, 0.25)
 
@@ -88,7 +90,7 @@ def rough_paths(
     """Guess at each number of hidden entities, and follow them through all frames.
 
     What lies far from everything in the first frames is found where it does not: so long as no number explains a scene,
-    guesses begin at other frames.
+    guesses begin at other frames, as far as enough of them follow.
 
     Args:
         model: pair forces between particles; frozen here.
@@ -102,7 +104,7 @@ def rough_paths(
 
     def looked(number: int, some: Tensor, frame: int) -> RoughPath:
         if number == 0:
-            return nothing_hidden(model, scenes[some])
+            return _nothing_hidden(model, scenes[some])
         here = replace(stream.child(f"{number} hidden"), keys=stream.keys[some]).one()
         here = here.child(f"from frame {frame}") if frame else here
         known = None if structure is None else structure[some]
@@ -112,18 +114,20 @@ def rough_paths(
 
     every = torch.arange(scenes.num_scenes)
     found = [looked(number, every, 0) for number in numbers]
-    last = max(0, scenes.num_frames - 1 - LONGER[-1][0])
+    last = max(scenes.num_frames - 1 - LONGER[-1][0], min(scenes.num_frames // 3, scenes.num_frames - MIN_FRAMES))
     for frame in dict.fromkeys(round(share * last) for share in ELSEWHERE):
         lost = (torch.stack([each.unexplained for each in found]) > MOST_UNEXPLAINED).all(0).nonzero()[:, 0]
-        if frame == 0 or len(lost) == 0:
+        if len(lost) == 0:
             break
+        if frame == 0:
+            continue
         for place, number in enumerate(numbers):
             if number:
                 found[place] = found[place].or_better(lost, looked(number, lost, frame))
     return found
 
 
-def nothing_hidden(model: SceneModel, scenes: Scenes) -> RoughPath:
+def _nothing_hidden(model: SceneModel, scenes: Scenes) -> RoughPath:
     """What paths near the laws are weighed against; its evidence is not rough."""
     nothing = torch.zeros(scenes.num_scenes, scenes.num_frames, 0, scenes.state_size, dtype=torch.float64)
     prior = model.structure_prior(model.prepare(scenes))

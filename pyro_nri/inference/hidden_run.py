@@ -13,7 +13,7 @@ from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.hidden import HiddenTarget, Sampled, hidden_target, sample, search
 from pyro_nri.inference.hidden_chaotic import ChaoticDraws, sample_chaotic
-from pyro_nri.inference.hidden_rough import FINER, RoughPath, hopeful, nothing_hidden, rough_paths
+from pyro_nri.inference.hidden_rough import FINER, MIN_FRAMES, RoughPath, hopeful, rough_paths
 from pyro_nri.inference.scene_chunks import check_counts, check_resumed, run_chunks
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.model.hidden import check_unshared, is_stiff
@@ -31,8 +31,6 @@ NUMBERS = (0, 1, 2)
 CHUNK_SCENES = 32
 #: Draws whose whole path is kept.
 NUM_PATHS = 100
-#: Frames that a guess at a motion needs.
-MIN_FRAMES = 5
 
 
 def infer_hidden(
@@ -118,7 +116,7 @@ def checked_numbers(
     model: SceneModel, scenes: Scenes, num_hidden: int | str, structure: Tensor | None
 ) -> tuple[int, ...]:
     """The numbers of hidden entities to try; refuses what cannot be asked of the model or the scenes."""
-    if num_hidden != "auto" and num_hidden not in NUMBERS:
+    if isinstance(num_hidden, bool) or (num_hidden != "auto" and num_hidden not in NUMBERS):
         raise ValueError(f"num_hidden must be 0, 1, 2 or 'auto', found {num_hidden!r}")
     if model.impulse_noise is None:
         raise ValueError(
@@ -128,6 +126,12 @@ def checked_numbers(
     check_unshared(scenes)  # chunks of scenes would not know
     if scenes.num_frames < MIN_FRAMES:
         raise ValueError(f"hidden entities need scenes of at least {MIN_FRAMES} frames, found {scenes.num_frames}")
+    if not scenes.complete_frame.all():
+        scene, frame = (int(i) for i in (~scenes.complete_frame).nonzero()[0])
+        raise ValueError(
+            f"hidden entities need the others in every frame, scene {scenes.scene_names[scene]!r} lacks a state at "
+            f"frame {frame}"
+        )
     numbers = NUMBERS if num_hidden == "auto" else (int(num_hidden),)
     most = max(numbers)
     codes = num_codes(model.num_edge_types, scenes.num_entities + most)
@@ -144,6 +148,11 @@ def checked_numbers(
         wanted = [scenes.num_scenes, edges.num_edges(scenes.num_entities + most)]
         if list(structure.shape) != wanted:
             raise ValueError(f"structure must be long {wanted} for these scenes, found {list(structure.shape)}")
+        if structure.is_floating_point() or structure.dtype == torch.bool:
+            raise ValueError(f"structure must hold types as integers, found {structure.dtype}")
+        if bool(((structure < 0) | (structure >= model.num_edge_types)).any()):
+            bad = int(structure[(structure < 0) | (structure >= model.num_edge_types)][0])
+            raise ValueError(f"structure must hold types from 0 to {model.num_edge_types - 1}, found {bad}")
     return numbers
 
 
@@ -194,6 +203,11 @@ def _run(
 
 def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: int) -> _Run:
     posterior = enumerate_posterior(model.likelihood(scenes), model.structure_prior(model.prepare(scenes)))
+    unexplained = torch.full_like(posterior.log_marginal, torch.nan)
+    if not model.impulse_parts[0].circular:
+        motion = HiddenMotion(model, scenes, 0, posterior.map_structure).refined(FINER)
+        nothing = torch.zeros(scenes.num_scenes, scenes.num_frames, 0, scenes.state_size, dtype=torch.float64)
+        unexplained = motion.unexplained(nothing)
     drawn = stream.child("0 hidden")
     structure = torch.stack([posterior.sample(drawn, step) for step in range(num_draws)], 1)
     log_joint = torch.stack([posterior.log_prob(structure[:, step]) for step in range(num_draws)], 1)
@@ -208,7 +222,7 @@ def _run_without(model: SceneModel, scenes: Scenes, stream: Stream, num_draws: i
         torch.ones_like(log_joint, dtype=torch.bool),
         posterior.log_marginal,
         torch.zeros_like(posterior.log_marginal),
-        nothing_hidden(model, scenes).unexplained,
+        unexplained,
         0,
     )
 

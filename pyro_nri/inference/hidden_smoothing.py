@@ -148,7 +148,7 @@ def _reseated(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tens
     Between two frames through a close encounter a state may lie where neither the motion to it nor that from it is
     right, and no small step leads away. It is tried where the frame before leads, and where that after comes from.
     """
-    every = torch.arange(len(path))
+    every, goes_on = torch.arange(len(path)), torch.ones(len(path), dtype=torch.bool)
     for _ in range(NUM_RESEATED):
         residual, context = motion.residual(path)
         violent = (motion.unit_precision(residual, context).sqrt() * residual).abs().amax((-1, -2)).argmax(1)  # [R]
@@ -158,7 +158,7 @@ def _reseated(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tens
         before = density
         for source, first, last in ((ahead, 1, path.shape[1]), (behind, 0, path.shape[1] - 1)):
             for frame in (violent, violent + 1):
-                possible = (frame >= first) & (frame < last)
+                possible = (frame >= first) & (frame < last) & goes_on
                 frame = frame.clamp(first, last - 1)
                 tried = path.clone()
                 tried[every, frame] = source[every, frame]
@@ -166,7 +166,8 @@ def _reseated(motion: HiddenMotion, path: Tensor, density: Tensor) -> tuple[Tens
                 better = possible & (new > density)
                 path = torch.where(better[:, None, None, None], tried, path)
                 density = torch.where(better, new, density)
-        if not bool((density > before + 1e-3).any()):
+        goes_on = density > before + 1e-3
+        if not bool(goes_on.any()):
             break
     return path, density
 

@@ -60,7 +60,7 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     A run fails by the problems of :func:`summarize`, if chains of a scene sit in different modes, or if the median
     effective sample size of whole structures is too small where they sit in one. It fails too if chains disagree about
     initial states, of hidden entities (whichever of them is called the first) or of recorded ones where recordings have
-    measurement noise, or have too few effective draws of them; and if no number of hidden entities explains a scene.
+    measurement noise, or have too few effective draws of them; and if hidden entities do not explain a scene.
     Deviations of frequencies decide nothing beside R-hat; they say how far off the answer may be. An exact posterior
     passes: its draws are independent. No posterior passes whose scenes ``pyro-nri infer`` found far outside the states
     of training.
@@ -73,8 +73,8 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     Returns:
         The verdict. Its table has the columns of :func:`diagnostics_frame`, then those of :func:`split_frequencies`
         (its ``num_edges`` as ``num_edges_compared``), :func:`graph_distance_ess` and :func:`chain_modes`, and of
-        :func:`~pyro_nri.posterior.states.states_frame`, and ``unexplained`` of the number of hidden entities that draws
-        have.
+        :func:`~pyro_nri.posterior.states.states_frame`; of the number of hidden entities that draws have
+        ``unexplained`` and, where others were tried, ``number_error``, the standard error of its log marginal.
     """
     tree = renamed_hidden(tree)
     summary = summarize(tree, r_hat_limit=r_hat_limit, ess_limit=ess_limit)
@@ -87,6 +87,8 @@ def check(tree: xr.DataTree, *, r_hat_limit: float = 1.05, ess_limit: float | No
     if HIDDEN in tree.children and "unexplained" in tree[HIDDEN]:
         numbers = num_hidden_frame(tree)
         table["unexplained"] = numbers["unexplained"][numbers["chosen"]].to_numpy()
+        if numbers["num_hidden"].nunique() > 1:
+            table["number_error"] = numbers["log_marginal_error"][numbers["chosen"]].to_numpy()
     if far := tree.attrs.get("beyond_training"):
         verdict = "Do not trust this posterior: its scenes are unlike those that the model was trained on."
         advice = "Bring the scenes into the units of training, or train on scenes like these."
@@ -298,21 +300,36 @@ def _problems(table: pd.DataFrame, summary: dict[str, Any]) -> tuple[str, ...]:
     if count := int((ess < ess_limit).sum()):
         what = f"In {count} of {len(table)} scenes whole structures have effective sample sizes below {ess_limit:g}"
         problems.append(f"{what}, the smallest is {ess.min():.0f}.")
-    return (*problems, *_state_problems(table, summary), *_unexplained_problems(table))
+    return (*problems, *_state_problems(table, summary), *_number_problems(table))
 
 
-def _unexplained_problems(table: pd.DataFrame) -> list[str]:
-    if "unexplained" not in table:
-        return []
-    lost = table["unexplained"] > MOST_UNEXPLAINED
+def _named(scenes: pd.Series) -> str:
+    """The first few scenes of some."""
+    names = [f"scene {scene}" for scene in scenes]
+    return ", ".join([*names[:_NUM_NAMED], "and others"] if len(names) > _NUM_NAMED else names)
+
+
+def _unexplained(table: pd.DataFrame) -> pd.Series:
+    """Whether the hidden entities of each scene leave its motion unexplained."""
+    return table["unexplained"] > MOST_UNEXPLAINED if "unexplained" in table else pd.Series(False, table.index)
+
+
+def _number_problems(table: pd.DataFrame) -> list[str]:
+    problems = []
+    if (unsure := np.isinf(table.get("number_error", pd.Series(0.0, table.index)))).any():
+        problems.append(
+            f"In {unsure.sum()} of {len(table)} scenes nothing is known of the error of the log marginal by which the "
+            f"number of hidden entities was chosen: {_named(table['scene'][unsure])}; hardly a path that was proposed "
+            f"is accepted."
+        )
+    lost = _unexplained(table)
     if not lost.any():
-        return []
-    where = [f"scene {scene}" for scene in table["scene"][lost]]
-    where[_NUM_NAMED:] = ["and others"] if len(where) > _NUM_NAMED else []
+        return problems
     return [
-        f"In {lost.sum()} of {len(table)} scenes no number of hidden entities that was tried explains the motion: "
-        f"{', '.join(where)}; up to {table['unexplained'].max():.0f} nats for each transition and entity are left, "
-        f"where noise of the learned size leaves two or three."
+        *problems,
+        f"In {lost.sum()} of {len(table)} scenes the hidden entities that draws have do not explain the motion: "
+        f"{_named(table['scene'][lost])}; up to {table['unexplained'].max():.0f} nats for each transition and entity "
+        f"are left, where noise of the learned size leaves two or three.",
     ]
 
 
@@ -323,9 +340,8 @@ def _state_problems(table: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
             continue
         r_hat, ess = table[f"{name}_r_hat_max"], table[f"{name}_ess_min"]
         if count := int((r_hat > summary["r_hat_limit"]).sum()):
-            where = [f"scene {scene}" for scene in table["scene"][r_hat > summary["r_hat_limit"]]]
-            where[_NUM_NAMED:] = ["and others"] if len(where) > _NUM_NAMED else []
-            what = f"In {count} of {len(table)} scenes chains disagree about {words}: {', '.join(where)}"
+            where = _named(table["scene"][r_hat > summary["r_hat_limit"]])
+            what = f"In {count} of {len(table)} scenes chains disagree about {words}: {where}"
             problems.append(f"{what}; the largest R-hat is {r_hat.max():.3f}, above {summary['r_hat_limit']:g}.")
         if count := int((ess < summary["ess_limit"]).sum()):
             what = f"In {count} of {len(table)} scenes {words} have effective sample sizes below"
@@ -361,7 +377,7 @@ def _advice(tree: xr.DataTree, table: pd.DataFrame, summary: dict[str, Any]) -> 
         times, thin = math.ceil(summary["ess_limit"] / max(ess, 1.0)), int(tree.attrs.get("thin", 1))
         thinned = f" or infer(thin={times * thin})" if name == "infer" else ""
         advice.append(f"Run {times} times as long: {name}(num_draws={times * num_draws}){thinned}.")
-    if _unexplained_problems(table):
+    if _unexplained(table).any():
         advice.append(
             "What nothing explains may have been missed by the search (another seed, more frames), or is more than the "
             "hidden entities that were tried (num_hidden='auto'), or follows other laws."

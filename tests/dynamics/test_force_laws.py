@@ -214,6 +214,17 @@ def test_types_that_exert_a_force(circular):
     assert laws.exerting().tolist() == [False, True, True]
     laws.set_splines(torch.stack([1e-4 * size, -1e-4 * size, 0 * size]))  # nothing stronger beside them
     assert laws.exerting().tolist() == [True, True, False]
+    laws.set_splines(0 * torch.stack([size, size, size]))
+    assert not laws.exerting().any()
+
+
+def test_a_weak_law_beside_one_that_is_huge_nearby_is_a_law(plant):
+    """At the distances that occur a spring is as strong as a charge, and next to it nothing is."""
+    laws = make_laws(4)
+    plant(laws, lambda r: 1e-6 * r, lambda r: 1 / r**2, lambda r: -0.03 * r, lambda r: 1e-6 / r**2, low=0.015, high=13)
+    assert laws.exerting().tolist() == [False, True, True, False]
+    plant(laws, lambda r: 1e-7 * r, lambda r: -0.4 * r, lambda r: 0.1 * (r < 0.1), lambda r: 0 * r, low=0.015, high=13)
+    assert laws.exerting().tolist() == [False, True, True, False]
 
 
 def test_gradients_of_the_interpolated_table(laws):

@@ -162,6 +162,23 @@ def test_a_law_around_zero_is_no_evidence(springs, whole):
     assert abs(lost - 4 * math.log(2)) < 0.2 + 4 * drawn.hidden.log_marginal_error[1, 0]
 
 
+@pytest.mark.parametrize("number", [0, 1, "auto"])
+def test_every_recorded_state_is_needed(springs, whole, number):
+    scenes = hide(whole[:1], 5)
+    seen = scenes.observation_mask.clone()
+    seen[0, 3, 2] = False
+    with pytest.raises(ValueError, match=r"the others in every frame, scene '.*' lacks a state at frame 3"):
+        infer_hidden(springs, dataclasses.replace(scenes, observation_mask=seen), number, seed=0)
+
+
+def test_oscillators_have_no_number_of_hidden_ones_but_none():
+    scenes = simulate("kuramoto", 1, num_entities=3, num_frames=6, seed=0)
+    model = build_model(ModelSpec(2, state_names=scenes.state_names, dynamics="pair-forces"), torch.Generator())
+    model.dynamics.time_step.fill_(scenes.time_step)
+    drawn = infer_hidden(model, scenes, 0, num_chains=1, num_draws=4, seed=0)
+    assert np.isnan(drawn.hidden.unexplained).all()
+
+
 def test_known_structures_are_kept(springs, whole):
     given = whole.edge_type[:1]
     drawn = infer_hidden(springs, hide(whole[:1], 5), 1, structure=given, num_draws=30, num_warmup=20, seed=0)

@@ -115,8 +115,11 @@ def test_shared_structures_are_refused_wherever_they_are(springs, answer):
     [
         ({"num_hidden": 0}, "num_hidden must be 1 or 2, found 0"),
         ({"num_hidden": "auto"}, "num_hidden must be 1 or 2, found 'auto'"),
-        ({"num_guesses": -1}, "num_guesses must be 0 or more, found -1"),
+        ({"num_guesses": -1}, "num_guesses must be a whole number, 0 or more, found -1"),
+        ({"num_guesses": 1.5}, "num_guesses must be a whole number, 0 or more, found 1.5"),
         ({"num_guesses": 0, "num_starts": 0}, "both 0: there is nothing to start from"),
+        ({"structure": torch.full((4, 20), 5)}, "structure must hold types from 0 to 1, found 5"),
+        ({"structure": torch.zeros(4, 20)}, "structure must hold types as integers, found torch.float32"),
         ({"structure": torch.zeros(4, 6, dtype=torch.long)}, r"structure must be long \[4, 20\]"),
     ],
 )

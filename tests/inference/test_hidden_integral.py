@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,10 @@ from pyro_nri.inference import hidden_integral
 from pyro_nri.inference.hidden_integral import integrate_paths, log_integral
 from pyro_nri.inference.hidden_smoothing import climb
 from pyro_nri.inference.streams import Stream, keys
-from tests.inference.test_hidden_smoothing import line_motion
+from pyro_nri.learning.checkpoint import load_model
+from pyro_nri.model.hidden_motion import HiddenMotion
+from pyro_nri.scenes.simulate import simulate
+from tests.inference.test_hidden_smoothing import MODELS, hide, line_motion
 
 
 def integral_of(motion, mode, seed=0, name="scene", **sizes):
@@ -99,6 +103,24 @@ def test_its_error_is_what_runs_differ_by():
     assert 0.6 < float(value.std() / error) < 1.6  # 40 runs of 8 populations: a tenth of error each, and heavy tails
 
 
+@pytest.mark.slow
+def test_the_error_holds_for_charges_in_the_plane():
+    checkpoint = load_model(MODELS / "charged5.pt")
+    whole = simulate("charged", 2, num_entities=6, num_frames=10, seed=4)
+    structure = torch.as_tensor(np.argsort(checkpoint.alignment))[whole.edge_type]
+    motion = HiddenMotion(checkpoint.model, hide(whole, 4), 2, structure).refined(5)
+    true = (whole.trajectory[:, :, 4:].double() - motion.offset) / motion.scale
+    with torch.no_grad():
+        mode, _ = climb(motion, true, num_steps=16)
+        runs = [integrate_paths(motion, mode, Stream(seed, keys(["a", "b"]), 1)) for seed in range(16)]
+        many = integrate_paths(motion, mode, Stream(99, keys(["a", "b"]), 1), num_particles=400)
+    value, error = (torch.stack([getattr(run, name) for run in runs]) for name in ("log_value", "log_error"))
+    spread = (value.std(0) / error.square().mean(0).sqrt()).square().mean().sqrt()
+    assert 0.5 < float(spread) < 1.7  # two scenes of 16 runs: a fifth of error, and heavy tails
+    assert (value.mean(0) - many.log_value).abs().max() < 4.5 * math.hypot(0.5 / 4, float(many.log_error.max()))
+    assert (error.mean(0) < 0.5).all()
+
+
 def test_a_scene_has_the_same_integral_whatever_is_beside_it():
     motion, mode = noisy_motion("student_t", 6, 0.1)
     both = motion[torch.zeros(2, dtype=torch.long)]
@@ -108,6 +130,27 @@ def test_a_scene_has_the_same_integral_whatever_is_beside_it():
         alone = integral_of(motion, mode, name=name)
         torch.testing.assert_close(beside.log_value[place], alone.log_value[0])
     assert beside.log_value[0] != beside.log_value[1]
+
+
+def test_where_rounding_spoils_the_normal_distribution_laplace_stands_in(monkeypatch):
+    motion, mode = noisy_motion("student_t", 4, 0.1)
+    exact = hidden_integral.factorise
+
+    def spoilt(diagonal, above):
+        factor = exact(diagonal, above)
+        return factor._replace(failed=torch.ones_like(factor.failed))
+
+    monkeypatch.setattr(hidden_integral, "factorise", spoilt)
+    found = integral_of(motion, mode)
+    with torch.no_grad():
+        assert torch.equal(found.log_value, log_integral(motion, mode))
+    assert float(found.log_error[0]) == math.inf
+
+
+def test_one_population_says_nothing_of_its_error():
+    motion, mode = noisy_motion("student_t", 4, 0.1)
+    with pytest.raises(ValueError, match="num_islands must be 2 or more, found 1"):
+        integral_of(motion, mode, num_islands=1)
 
 
 def test_what_is_impossible_has_no_finite_integral(monkeypatch):

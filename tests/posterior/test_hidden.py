@@ -108,15 +108,25 @@ def test_num_hidden_frame(tree):
 
 
 def test_a_scene_that_no_number_explains_does_not_pass(draws, scenes):
-    told = "In 1 of 2 scenes no number of hidden entities that was tried explains the motion: scene a; up to 30 nats"
+    told = "In 1 of 2 scenes the hidden entities that draws have do not explain the motion: scene a; up to 30 nats"
     found = check(to_datatree(draws, scenes))
     assert any(told in problem for problem in found.problems)
     assert found.table["unexplained"].tolist() == [30.4, 2.5]
     assert any("missed by the search" in sentence for sentence in found.advice)
     explained = replace(draws.hidden, unexplained=UNEXPLAINED / 10)
     found = check(to_datatree(replace(draws, hidden=explained), scenes))
-    assert not any("explains the motion" in problem for problem in found.problems)
+    assert not any("explain the motion" in problem for problem in found.problems)
     assert not any("missed by the search" in sentence for sentence in found.advice)
+
+
+def test_a_number_of_unknown_error_does_not_pass(draws, scenes):
+    error = draws.hidden.log_marginal_error.copy()
+    error[1, 1] = np.inf  # of the number that scene b has
+    error[0] = np.inf  # too improbable: no matter
+    told = "In 1 of 2 scenes nothing is known of the error of the log marginal"
+    found = check(to_datatree(replace(draws, hidden=replace(draws.hidden, log_marginal_error=error)), scenes))
+    assert any(told in problem and "scene b" in problem for problem in found.problems)
+    assert not any(told in problem for problem in check(to_datatree(draws, scenes)).problems)
 
 
 def test_a_file_that_does_not_know_what_is_unexplained(draws, scenes, tmp_path):
