@@ -81,9 +81,9 @@ def sample_chaotic(
         log_joint = log_joint + marginal_density + each
         log_marginal = log_marginal + marginal_density + math.lgamma(motion.num_hidden + 1)  # numbered in any order
     raw = drawn.path * motion.scale + motion.offset
-    moves = drawn.accepted.double().mean((0, 1)) >= LEAST_ACCEPTED
+    moves = drawn.whole.double().mean((0, 1)) >= LEAST_ACCEPTED
     log_error = torch.where(moves, integral.log_error, torch.inf)
-    count = NUM_WARMUP + num_draws + -(-NUM_ISLANDS * NUM_PARTICLES // stream.num_chains)
+    count = 2 * (NUM_WARMUP + num_draws) + -(-NUM_ISLANDS * NUM_PARTICLES // stream.num_chains)
     return ChaoticDraws(
         raw, edge_type, log_joint, drawn.accepted, log_marginal, log_error, motion.unexplained(path), count
     )

@@ -10,13 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_nri.inference.block_tridiagonal import colour, factorise, solve, whiten
+from pyro_nri.inference.block_tridiagonal import Factor, colour, factorise, solve, whiten
 from pyro_nri.inference.hidden_smoothing import normal_equations
 from pyro_nri.inference.streams import Stream, normals
 from pyro_nri.model.hidden_motion import HiddenMotion
 
 #: Draws of each chain before the first that counts; after each of the first rounds the proposal is made anew.
 NUM_WARMUP, NUM_ROUNDS = 12, 3
+#: Frames of a stretch and of the gaps between them, and by how many they are shifted from step to step.
+STRETCH_FRAMES, SHIFT = 6, 5
+#: Nats by which a transition that has no density is less likely than any other.
+IMPOSSIBLE = 1e200
 
 
 class SmoothedPaths(NamedTuple):
@@ -25,16 +29,38 @@ class SmoothedPaths(NamedTuple):
     Attributes:
         path: ``[C, S, R, T, N_hidden, D]``, scaled units.
         log_density: of recorded frames and paths, ``[C, S, R]``.
-        accepted: bool ``[C, S, R]``.
+        accepted: whether the step changed the path, or a part of it, bool ``[C, S, R]``.
+        whole: whether a path was accepted that is new in all frames, bool ``[C, S, R]``.
     """
 
     path: Tensor
     log_density: Tensor
     accepted: Tensor
+    whole: Tensor
+
+
+class _Now(NamedTuple):
+    """Paths ``[C, R, T, N_hidden, D]`` with their residuals and contexts."""
+
+    path: Tensor
+    residual: Tensor
+    context: Tensor | None
+
+
+class _Normal(NamedTuple):
+    """The normal distribution of paths given precisions, linearised near some of them, ``[R, T, N_hidden, D]``."""
+
+    path: Tensor
+    slope: Tensor
+    diagonal: Tensor
+    above: Tensor
 
 
 def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws: int) -> SmoothedPaths:
     """Draw paths given structures.
+
+    Each step draws the precisions of all residuals, then the path, then stretches of it given the frames between them:
+    where one frame is far from normal the others still move.
 
     Args:
         motion: of R rows.
@@ -42,40 +68,100 @@ def draw_paths(motion: HiddenMotion, mode: Tensor, stream: Stream, *, num_draws:
         stream: of C chains, R keys.
         num_draws: S.
     """
-    shape = mode.shape
     near = motion.linearise(mode)
-    path = mode.expand(stream.num_chains, *shape)
-    residual, context = motion.residual(path)
-    paths, densities, accepts = [], [], []
+    path = mode.expand(stream.num_chains, *mode.shape)
+    now = _Now(path, *motion.residual(path))
+    size, slots = mode[0].numel(), _num_slots(motion, now.residual)
+    everything = torch.ones(mode.shape[1], 1, dtype=torch.bool)
+    paths, densities, accepts, wholes = [], [], [], []
     for step in range(NUM_WARMUP + num_draws):
         if 0 < step < NUM_WARMUP and step % (NUM_WARMUP // NUM_ROUNDS) == 0:
             # Any state will do for a proposal: that of the best chain, warm-up only.
-            best = motion.log_density(path).argmax(0)
-            near = motion.linearise(path[best, torch.arange(len(best))])
-        size, slots = path[0, 0].numel(), _num_slots(motion, residual)
-        uniform = stream.child("smoothed paths").uniform(step, 2 * size + slots + 1)
-        weight = _mixture_draw(motion, residual, context, uniform[..., 2 * size : -1])
+            best = motion.log_density(now.path).argmax(0)
+            near = motion.linearise(now.path[best, torch.arange(len(best))])
+        stretch = _stretches(mode.shape[1], step)
+        uniform = stream.child("smoothed paths").uniform(step, 4 * size + slots + 1 + stretch.shape[1])
+        white, rest = normals(uniform[..., : 4 * size]), uniform[..., 4 * size :]
+        weight = _mixture_draw(motion, now.residual, now.context, rest[..., :slots])
         # Precisions belong to the scales at the present path; the proposal has those of the path it was made at.
-        slope, diagonal, above = normal_equations(near, near.unit * weight)
-        factor = factorise(diagonal, above)
-        mean = solve(factor, slope)
-        white = normals(uniform[..., : 2 * size]).view(*mean.shape)
-        proposed = near.path + (mean + colour(factor, white)).view_as(path)
-        new_residual, new_context = motion.residual(proposed)
-        back = whiten(factor, (path - near.path).flatten(-2) - mean)
-        ratio = _log_normal(motion, proposed, new_residual, new_context, weight)
-        ratio = ratio - _log_normal(motion, path, residual, context, weight)
-        ratio = ratio + (white.square().sum((-1, -2)) - back.square().sum((-1, -2))) / 2
-        accept = (uniform[..., -1].log() < ratio) & ~factor.failed
-        chosen = accept[..., None, None, None]
-        path, residual = torch.where(chosen, proposed, path), torch.where(chosen, new_residual, residual)
-        if context is not None and new_context is not None:
-            context = torch.where(chosen, new_context, context)
+        normal = _Normal(near.path, *normal_equations(near, near.unit * weight))
+        now, whole = _moved(motion, normal, now, everything, weight, white[..., :size], rest[..., slots : slots + 1])
+        accept = whole
+        if bool(stretch.any()):
+            now, parts = _moved(motion, normal, now, stretch, weight, white[..., size:], rest[..., slots + 1 :])
+            accept = torch.cat([whole, parts], -1)
         if step >= NUM_WARMUP:
-            paths.append(path)
-            densities.append(motion.log_density_of(path, residual, context))
-            accepts.append(accept)
-    return SmoothedPaths(torch.stack(paths, 1), torch.stack(densities, 1), torch.stack(accepts, 1))
+            paths.append(now.path)
+            densities.append(motion.log_density_of(*now))
+            accepts.append(accept.any(-1))
+            wholes.append(whole[..., 0])
+    return SmoothedPaths(*(torch.stack(each, 1) for each in (paths, densities, accepts, wholes)))
+
+
+def _stretches(num_frames: int, step: int) -> Tensor:
+    """Which frames belong to which stretch, bool ``[T, number of stretches]``; between any two some belong to none."""
+    block = (torch.arange(num_frames) + SHIFT * step) // STRETCH_FRAMES
+    number = torch.unique(block[block % 2 == 0])
+    belongs: Tensor = block[:, None] == number
+    return belongs
+
+
+def _moved(
+    motion: HiddenMotion, normal: _Normal, now: _Now, stretch: Tensor, weight: Tensor, white: Tensor, uniform: Tensor
+) -> tuple[_Now, Tensor]:
+    """Propose stretches of paths given all other frames and the precisions of residuals, and accept some.
+
+    Args:
+        motion: of R rows.
+        normal: the normal distribution of whole paths.
+        now: paths of C chains.
+        stretch: which frames belong to which stretch, bool ``[T, M]``.
+        weight: relative precisions, of the residuals' shape.
+        white: standard normal numbers ``[C, R, T P]``.
+        uniform: ``[C, R, M]``.
+
+    Returns:
+        Paths, and which stretches of them were accepted, bool ``[C, R, M]``.
+    """
+    apart = (now.path - normal.path).flatten(-2)
+    white = white.view_as(apart)
+    moves = stretch.any(-1)
+    factor, mean = _conditional(normal, apart, moves)
+    change = (mean + colour(factor, white)).view_as(now.path)
+    proposed = torch.where(moves[:, None, None], normal.path + change, now.path)
+    residual, context = motion.residual(proposed)
+    back = whiten(factor, apart - mean)
+    frame = stretch.to(white)
+    transition = (stretch[1:] | stretch[:-1]).to(white)  # a transition belongs to the stretch of either end
+    gain = _log_normal(motion, residual, context, weight) - _log_normal(motion, now.residual, now.context, weight)
+    gain = torch.where(gain.isfinite(), gain, -IMPOSSIBLE) @ transition
+    gain = gain + ((white.square() - back.square()).sum(-1) / 2) @ frame
+    gain = gain + (motion.log_start(proposed) - motion.log_start(now.path))[..., None] * frame[0]
+    accept = (uniform.log() < gain) & ~factor.failed[..., None]
+    frames, transitions = (accept.to(white) @ each.T > 0 for each in (frame, transition))
+    moved = _Now(
+        torch.where(frames[..., None, None], proposed, now.path),
+        torch.where(transitions[..., None, None], residual, now.residual),
+        None
+        if context is None or now.context is None
+        else torch.where(transitions[..., None, None], context, now.context),
+    )
+    return moved, accept
+
+
+def _conditional(normal: _Normal, apart: Tensor, moves: Tensor) -> tuple[Factor, Tensor]:
+    """Factor and mean of the changes of frames that move, bool ``[T]``, given those of all others ``[C, R, T, P]``."""
+    slope, diagonal, above = normal.slope, normal.diagonal, normal.above
+    if not bool(moves.all()):
+        still = torch.where(moves[:, None], 0.0, apart)
+        pad = torch.nn.functional.pad
+        pull = pad((above @ still[..., 1:, :, None]).squeeze(-1), (0, 0, 0, 1))
+        pull = pull + pad((above.mT @ still[..., :-1, :, None]).squeeze(-1), (0, 0, 1, 0))
+        slope = torch.where(moves[:, None], slope - pull, 0.0)
+        diagonal = torch.where(moves[:, None, None], diagonal, torch.eye(slope.shape[-1], dtype=slope.dtype))
+        above = torch.where((moves[1:] & moves[:-1])[:, None, None], above, 0.0)
+    factor = factorise(diagonal, above)
+    return factor, solve(factor, slope)
 
 
 def _num_slots(motion: HiddenMotion, residual: Tensor) -> int:
@@ -106,11 +192,9 @@ def _mixture_draw(motion: HiddenMotion, residual: Tensor, context: Tensor | None
     return mean / unit * (gamma[..., None] if together else gamma)
 
 
-def _log_normal(motion: HiddenMotion, path: Tensor, residual: Tensor, context: Tensor | None, weight: Tensor) -> Tensor:
-    """Log density of residuals and first frame given the relative precisions, up to a constant: ``[*batch, R]``."""
+def _log_normal(motion: HiddenMotion, residual: Tensor, context: Tensor | None, weight: Tensor) -> Tensor:
+    """Log density of residuals given relative precisions, up to a constant: of transitions ``[*batch, R, T - 1]``."""
     precision = motion.unit_precision(residual, context)
     counts = precision > 0
     log_scale = torch.where(counts, precision, 1.0).log() / 2
-    total = (log_scale - torch.where(counts, precision * weight * residual.square(), 0.0) / 2).sum((-1, -2, -3))
-    total = total + motion.log_start(path)
-    return torch.where(total.isfinite(), total, torch.full_like(total, -torch.inf))
+    return (log_scale - torch.where(counts, precision * weight * residual.square(), 0.0) / 2).sum((-1, -2))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_nri.inference import hidden_smoothing
+from pyro_nri.inference import hidden_draws, hidden_smoothing
 from pyro_nri.inference.hidden_draws import draw_paths
 from pyro_nri.inference.hidden_rough import hopeful
 from pyro_nri.inference.hidden_run import infer_hidden
-from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve
+from pyro_nri.inference.hidden_smoothing import best_paths, climb, improve, normal_equations
 from pyro_nri.inference.streams import Stream, keys
 from pyro_nri.learning.checkpoint import load_model
 from pyro_nri.model.hidden_motion import MOST_UNEXPLAINED, HiddenMotion
@@ -76,11 +76,44 @@ def test_draws_of_linear_motion_have_the_moments_of_the_normal_distribution():
     assert ((correlation - exact).abs() < 4.5 * (1 - exact.square() + 0.02) / math.sqrt(2000)).all()
 
 
-def test_draws_under_robust_noise_agree_with_importance_sampling():
+def test_stretches_of_linear_motion_are_always_accepted_and_leave_the_rest():
+    motion, _, true = line_motion("normal", 20, 0.05)
+    with torch.no_grad():
+        near = motion.linearise(true)
+        weight = torch.ones_like(near.unit).expand(7, *near.unit.shape)
+        normal = hidden_draws._Normal(near.path, *normal_equations(near, near.unit * weight))
+        path = true + 0.1 * torch.randn(7, *true.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        now = hidden_draws._Now(path, *motion.residual(path))
+        for step in range(6):
+            stretch = hidden_draws._stretches(20, step)
+            assert 5 < stretch.sum() < 15
+            assert not (stretch[1:] & stretch[:-1].any(-1, keepdim=True) & ~stretch[:-1]).any()  # none beside another
+            white = torch.randn(7, 1, 40, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            unlucky = torch.full((7, 1, stretch.shape[1]), 0.98, dtype=torch.float64)
+            after, accepted = hidden_draws._moved(motion, normal, now, stretch, weight, white, unlucky)
+            assert accepted.all()
+            same = (after.path == now.path).all(-1).all(-1)
+            assert torch.equal(same, ~stretch.any(-1).expand(same.shape))
+            torch.testing.assert_close(after.residual, motion.residual(after.path)[0])
+            now = after
+
+
+@pytest.mark.parametrize("moves", ["whole paths and stretches", "stretches alone"])
+def test_draws_under_robust_noise_agree_with_importance_sampling(moves, monkeypatch):
+    if moves == "stretches alone":
+        exact = hidden_draws._moved
+
+        def never_whole(motion, normal, now, stretch, weight, white, uniform):
+            return exact(motion, normal, now, stretch, weight, white, torch.inf * uniform if stretch.all() else uniform)
+
+        monkeypatch.setattr(hidden_draws, "_moved", never_whole)
+        monkeypatch.setattr(hidden_draws, "STRETCH_FRAMES", 1)
+        monkeypatch.setattr(hidden_draws, "SHIFT", 1)
     motion, scenes, _ = line_motion("student_t", 2, 0.3)
     with torch.no_grad():
         mode, _ = climb(motion, torch.zeros(1, 2, 1, 2, dtype=torch.float64), num_steps=20)
         drawn = draw_paths(motion, mode, Stream(0, keys(scenes.scene_names), 200), num_draws=40)
+        assert drawn.whole.any() == (moves != "stretches alone")
         generator = torch.Generator().manual_seed(0)
         many = 400_000
         # The first frame from its prior, the second from Student-t noise about its prediction.
