@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pyro_nri.inference import hidden_draws, hidden_smoothing
 from pyro_nri.inference.hidden_draws import draw_paths
@@ -311,3 +312,38 @@ def test_paths_are_followed_from_any_frame(frame):
         assert motion.log_density(path) > density - 1e-3
     torch.testing.assert_close(path, wanted, rtol=0, atol=1e-3)
     assert row.shape == (1,)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_draws_are_calibrated(share):
+    """Simulation-based calibration (Talts and others 2018): hidden starts from the prior, noise in every frame.
+
+    A control that takes noise for smaller than it is fails.
+    """
+    num_rows, num_frames, scale = 300, 6, 0.1
+    one, _, _ = line_motion("student_t", num_frames, scale)
+    motion = one[torch.zeros(num_rows, dtype=torch.long)]
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(num_rows, 1, 2, generator=generator, dtype=torch.float64)  # scaled units
+    state = torch.cat([motion.recorded[:, 0], hidden * motion.scale + motion.offset], -2)
+    states = [state]
+    with torch.no_grad():
+        for _ in range(num_frames - 1):
+            here = motion.frames(0, 1)
+            here.recorded = state[:, None, :2]
+            state = here.predict(((state[:, 2:] - motion.offset) / motion.scale)[:, None])[0][:, 0]
+            spread = torch._standard_gamma(torch.full_like(state, 2.0), generator=generator) / 2
+            state = state + scale * torch.randn(state.shape, generator=generator, dtype=torch.float64) / spread.sqrt()
+            states.append(state)
+        motion.recorded = torch.stack(states, 1)[:, :, :2]
+        true = (torch.stack(states, 1)[:, :, 2:] - motion.offset) / motion.scale
+        believed = motion if share == 1.0 else motion.widened(share)
+        mode, _ = climb(believed, torch.zeros_like(true), num_steps=20)
+        stream = Stream(0, keys([str(row) for row in range(num_rows)]), 4)
+        drawn = draw_paths(believed, mode, stream, num_draws=25).path.flatten(0, 1)  # [100, R, ...]
+    rank = (drawn < true).sum(0)  # 0 to 100
+    counts = [
+        np.bincount((rank[:, frame, 0, d] * 10 // 101).numpy(), minlength=10) for frame in (0, 3, 5) for d in (0, 1)
+    ]
+    worst = min(stats.chisquare(each).pvalue for each in counts)
+    assert worst > 1e-3 / len(counts) if share == 1.0 else worst < 1e-6
