@@ -205,7 +205,8 @@ def diagnose(arguments: argparse.Namespace) -> dict[str, Any]:
         result[name] = None if math.isnan(value) else value
     for name in ("hidden_r_hat_max", "hidden_ess_min", "recorded_r_hat_max", "recorded_ess_min"):
         if name in table:
-            result[name] = float(table[name].max() if name.endswith("max") else table[name].min())
+            value = float(table[name].max() if name.endswith("max") else table[name].min())
+            result[name] = None if math.isnan(value) else value
     if (nothing := explains_nothing(tree)) is not None:
         result["structure"] = nothing
     if arguments.out is not None:

@@ -300,7 +300,7 @@ def _problems(table: pd.DataFrame, summary: dict[str, Any]) -> tuple[str, ...]:
     if count := int((ess < ess_limit).sum()):
         what = f"In {count} of {len(table)} scenes whole structures have effective sample sizes below {ess_limit:g}"
         problems.append(f"{what}, the smallest is {ess.min():.0f}.")
-    return (*problems, *_state_problems(table, summary), *_number_problems(table))
+    return (*_number_problems(table), *problems, *_state_problems(table, summary))  # the gravest first
 
 
 def _named(scenes: pd.Series) -> str:
