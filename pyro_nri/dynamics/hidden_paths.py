@@ -25,6 +25,20 @@ class HiddenPath(NamedTuple):
     impulses: Tensor
 
 
+def check_complete(scenes: Scenes) -> None:
+    """Refuse scenes in which an entity is not seen in every frame.
+
+    Raises:
+        ValueError: a state is missing.
+    """
+    if not scenes.complete_frame.all():
+        scene, frame = (int(i) for i in (~scenes.complete_frame).nonzero()[0])
+        raise ValueError(
+            f"hidden entities need the others in every frame, scene {scenes.scene_names[scene]!r} lacks a state at "
+            f"frame {frame}"
+        )
+
+
 class HiddenPaths:
     """Integrates hidden entities of pair forces through scenes whose other entities are known at every frame.
 
@@ -44,12 +58,7 @@ class HiddenPaths:
     def __init__(self, dynamics: PairForces, scenes: Scenes, *, num_steps: int) -> None:
         if dynamics.circular:
             raise ValueError("hidden entities need forces between particles, found phase oscillators")
-        if not scenes.complete_frame.all():
-            scene, frame = (int(i) for i in (~scenes.complete_frame).nonzero()[0])
-            raise ValueError(
-                f"hidden entities need the others in every frame, scene {scenes.scene_names[scene]!r} lacks a state at "
-                f"frame {frame}"
-            )
+        check_complete(scenes)
         self.dynamics = dynamics
         self.num_steps = num_steps
         trajectory = scenes.trajectory.double()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_nri.dynamics.hidden_paths import check_complete
 from pyro_nri.inference.draws import Draws, HiddenDraws, PriorRecord
 from pyro_nri.inference.exact import enumerate_posterior
 from pyro_nri.inference.hidden import HiddenTarget, Sampled, hidden_target, sample, search
@@ -49,8 +50,9 @@ def infer_hidden(
 ) -> Draws:
     """Posterior over hidden entities and all edges, given the learned modules.
 
-    The law that hidden entities follow is that of the others, learned from scenes in which nothing was hidden. Their
-    initial state has a standard normal prior in scaled units, their edges the model's prior of structures.
+    The law that hidden entities follow is that of the others, learned from scenes in which nothing was hidden; a type
+    whose force is negligible beside those of others is taken to exert none. Their initial state has a standard normal
+    prior in scaled units, their edges the model's prior of structures.
 
     Where forces change fast within a frame, as those of charges do, a path that runs free from its first frame goes
     astray at the first close encounter. There draws are of paths whose frames lie near what the laws make of the one
@@ -126,12 +128,7 @@ def checked_numbers(
     check_unshared(scenes)  # chunks of scenes would not know
     if scenes.num_frames < MIN_FRAMES:
         raise ValueError(f"hidden entities need scenes of at least {MIN_FRAMES} frames, found {scenes.num_frames}")
-    if not scenes.complete_frame.all():
-        scene, frame = (int(i) for i in (~scenes.complete_frame).nonzero()[0])
-        raise ValueError(
-            f"hidden entities need the others in every frame, scene {scenes.scene_names[scene]!r} lacks a state at "
-            f"frame {frame}"
-        )
+    check_complete(scenes)
     numbers = NUMBERS if num_hidden == "auto" else (int(num_hidden),)
     most = max(numbers)
     codes = num_codes(model.num_edge_types, scenes.num_entities + most)

@@ -23,7 +23,7 @@ from pyro_nri.scenes.scenes import Scenes
 #: Size of the differences by which predictions are differentiated, scaled units.
 DIFFERENCE = 1e-6
 #: Nats for each transition and entity by which explained frames are less likely than exact predictions, at most. Noise
-#: of the learned size makes it two or three; a hidden charge that is left out, 40 to 80.
+#: of the learned size makes it two or three; a hidden charge or spring that is left out, 30 to 100.
 MOST_UNEXPLAINED = 10.0
 
 

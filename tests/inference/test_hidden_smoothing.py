@@ -90,6 +90,7 @@ def test_stretches_of_linear_motion_are_always_accepted_and_leave_the_rest():
             assert 5 < stretch.sum() < 15
             assert not (stretch[1:] & stretch[:-1].any(-1, keepdim=True) & ~stretch[:-1]).any()  # none beside another
             white = torch.randn(7, 1, 40, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+            # The table of the law interpolates: residuals are linear to 4e-4 scales of the noise, densities to 0.02.
             unlucky = torch.full((7, 1, stretch.shape[1]), 0.98, dtype=torch.float64)
             after, accepted = hidden_draws._moved(motion, normal, now, stretch, weight, white, unlucky)
             assert accepted.all()
